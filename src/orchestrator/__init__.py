@@ -1,0 +1,102 @@
+"""Answers a prompt as long as any configured LLM provider can: ``await Router(...).route(prompt)``."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from orchestrator.core.config import BreakerPolicy, GenerationParams, ProviderConfig, RetryPolicy, Timeouts
+from orchestrator.core.errors import (
+    AllProvidersFailedError,
+    AuthenticationError,
+    CapacityError,
+    CircuitOpenError,
+    ConnectionFailedError,
+    ContentFilteredError,
+    ContextWindowExceededError,
+    InvalidRequestError,
+    MalformedResponseError,
+    ModelNotFoundError,
+    NoProvidersError,
+    OrchestratorError,
+    OverloadedError,
+    ProviderError,
+    QuotaExceededError,
+    RateLimitError,
+    RouterClosedError,
+    ServerError,
+    StreamInterruptedError,
+    TimeoutError,
+)
+from orchestrator.core.types import (
+    Attempt,
+    Completion,
+    Finished,
+    ImagePart,
+    Message,
+    ReasoningDelta,
+    Request,
+    ResponseFormat,
+    StreamEvent,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    Usage,
+)
+from orchestrator.pool import ProviderSnapshot
+from orchestrator.providers.base import BaseProvider
+from orchestrator.router import Router
+from orchestrator.strategies.base import RoutingStrategy
+
+__all__ = [
+    "AllProvidersFailedError",
+    "Attempt",
+    "AuthenticationError",
+    "BaseProvider",
+    "BreakerPolicy",
+    "CapacityError",
+    "CircuitOpenError",
+    "Completion",
+    "ConnectionFailedError",
+    "ContentFilteredError",
+    "ContextWindowExceededError",
+    "Finished",
+    "GenerationParams",
+    "ImagePart",
+    "InvalidRequestError",
+    "MalformedResponseError",
+    "Message",
+    "ModelNotFoundError",
+    "NoProvidersError",
+    "OrchestratorError",
+    "OverloadedError",
+    "ProviderConfig",
+    "ProviderError",
+    "ProviderSnapshot",
+    "QuotaExceededError",
+    "RateLimitError",
+    "ReasoningDelta",
+    "Request",
+    "ResponseFormat",
+    "RetryPolicy",
+    "Router",
+    "RouterClosedError",
+    "RoutingStrategy",
+    "ServerError",
+    "StreamEvent",
+    "StreamInterruptedError",
+    "TextDelta",
+    "TextPart",
+    "TimeoutError",
+    "Timeouts",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "Usage",
+]
+
+try:
+    __version__ = version("resilient-orchestrator")
+except PackageNotFoundError:  # run from a source tree that was never installed
+    __version__ = "0.0.0"

@@ -1,0 +1,173 @@
+"""What users configure: frozen, validated policies, and the one mutable ``ProviderConfig``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+__all__ = ["BreakerPolicy", "GenerationParams", "ProviderConfig", "RetryPolicy", "Timeouts"]
+
+_USERINFO = re.compile(r"(?<=//)[^/@]+(?=@)")
+
+
+class _Settings(BaseModel):
+    """Refuses an unknown field with the list of the known ones, and never repeats a value (it may be a key)."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, validate_default=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields_only(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic hands over whatever was given
+        if isinstance(data, dict):
+            for name in data:
+                if name not in cls.model_fields:
+                    raise ValueError(cls._unknown(str(name)))
+        return data
+
+    @classmethod
+    def _unknown(cls, name: str) -> str:
+        near = get_close_matches(name, cls.model_fields, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"unknown field {name!r}.{hint} {cls.__name__} knows: {', '.join(cls.model_fields)}"
+
+
+class ProviderConfig(_Settings):
+    """How to reach one provider, and how the router may use it.
+
+    A known field may be assigned later (it is validated); an unknown one is refused. Seconds throughout. ``timeout``
+    caps one attempt at this provider, streams included; ``None`` leaves it to ``Timeouts``. ``weight`` and
+    ``priority`` (lower first) are read by the strategies of the same names. ``None`` of a limit means no limit.
+    """
+
+    model_config = ConfigDict(frozen=False, validate_assignment=True, protected_namespaces=())
+
+    name: str = Field(min_length=1)
+    api_key: str | None = Field(default=None, repr=False)
+    base_url: str | None = None
+    auth_url: str | None = None
+    model: str | None = None
+    timeout: float | None = Field(default=None, gt=0)
+    max_retries: int | None = Field(default=None, ge=0, le=10)
+    verify_ssl: bool = True
+    ca_bundle: str | None = None
+    scope: str | None = None
+    folder_id: str | None = None
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    priority: int = 0
+    rpm_limit: int | None = Field(default=None, gt=0)
+    tpm_limit: int | None = Field(default=None, gt=0)
+    max_concurrency: int | None = Field(default=None, gt=0)
+    context_window: int | None = Field(default=None, gt=0)
+    enabled: bool = True
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    extra_body: dict[str, Any] = Field(default_factory=dict, repr=False)
+
+    _watchers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in type(self).model_fields:
+            raise ValueError(self._unknown(name))
+        super().__setattr__(name, value)
+        for watcher in self._watchers:
+            watcher()
+
+    def on_change(self, watcher: Callable[[], None]) -> None:
+        """Call ``watcher`` after every assignment."""
+        self._watchers.append(watcher)
+
+    def off_change(self, watcher: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._watchers.remove(watcher)
+
+    def __repr_args__(self) -> Any:  # noqa: ANN401  # pydantic's own signature
+        for name, value in super().__repr_args__():
+            yield name, _USERINFO.sub("***", value) if isinstance(value, str) else value
+
+
+class GenerationParams(_Settings):
+    """Knobs of one generation; what is unset is not sent."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    max_tokens: int | None = Field(default=None, gt=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_stop_is_a_list_of_one(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic hands over whatever was given
+        if isinstance(data, dict) and isinstance(data.get("stop"), str):
+            return {**data, "stop": (data["stop"],)}
+        return data
+
+    def given(self) -> dict[str, Any]:
+        """The knobs that are set, by name."""
+        return {name: value for name, value in self if value is not None}
+
+
+class Timeouts(_Settings):
+    """Limits in seconds.
+
+    ``total`` is the one deadline of a whole request: retries, failovers and waiting included. ``connect``,
+    ``first_token`` and ``idle`` (between two pieces of a stream) guard each attempt; ``attempt`` is the limit of one
+    plain call, whose first token cannot be seen, and by default half of ``total``, so that one failover fits.
+    """
+
+    connect: float = Field(default=5, gt=0)
+    first_token: float = Field(default=20, gt=0)
+    idle: float = Field(default=20, gt=0)
+    total: float = Field(default=120, gt=0)
+    attempt: float = Field(default=0, ge=0, description="0: half of total")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _half_of_total(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic hands over whatever was given
+        if isinstance(data, dict) and not data.get("attempt"):
+            total = data.get("total", cls.model_fields["total"].default)
+            if isinstance(total, int | float):
+                return {**data, "attempt": total / 2}
+        return data
+
+
+class RetryPolicy(_Settings):
+    """Retry in place: at most ``max_retries`` further attempts at the same provider, full jitter between them.
+
+    The n-th wait is drawn from ``U(0, min(max_delay, base_delay * 2**(n-1)))`` seconds (Brooker, "Exponential Backoff
+    And Jitter"); Retry-After replaces it. ``patience``: how long a Retry-After, in seconds, is waited for in place
+    although another provider could answer now.
+    """
+
+    max_retries: int = Field(default=2, ge=0, le=10)
+    base_delay: float = Field(default=0.2, gt=0)
+    max_delay: float = Field(default=5.0, gt=0)
+    patience: float = Field(default=0.25, ge=0)
+    max_retry_after: float = Field(default=300.0, gt=0, description="a longer Retry-After is taken as this")
+
+
+class BreakerPolicy(_Settings):
+    """When a provider is taken out, and how it comes back. Seconds and ratios.
+
+    Opens on ``consecutive_failures``, or when at least ``min_calls`` calls ended within ``window`` and
+    ``failure_ratio`` of them failed or ``slow_ratio`` took longer than ``slow_call`` (``None``: speed is not judged).
+    Stays open for ``min(break_base * 2**k, break_max) * (1 + U(0, break_jitter))``; ``k`` grows with each break in
+    a row and decays by one per healthy window. Then lets ``probes`` calls through, each judged within
+    ``probe_timeout``; closes after ``probes`` successes, and ramps traffic up over ``ramp`` seconds.
+    """
+
+    enabled: bool = True
+    window: float = Field(default=60, gt=0)
+    min_calls: int = Field(default=10, ge=1)
+    failure_ratio: float = Field(default=0.5, gt=0, le=1)
+    consecutive_failures: int = Field(default=5, ge=1)
+    slow_call: float | None = Field(default=None, gt=0)
+    slow_ratio: float = Field(default=0.8, gt=0, le=1)
+    break_base: float = Field(default=5, gt=0)
+    break_max: float = Field(default=300, gt=0)
+    break_jitter: float = Field(default=0.1, ge=0, le=1)
+    probes: int = Field(default=1, ge=1)
+    probe_timeout: float = Field(default=60, gt=0)
+    ramp: float = Field(default=10, ge=0)

@@ -1,0 +1,271 @@
+"""What goes in and what comes out: messages, requests, pieces of a stream, completions, attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from orchestrator.core.config import GenerationParams, Timeouts
+from orchestrator.core.errors import InvalidRequestError, OrchestratorError
+
+__all__ = [
+    "Attempt",
+    "Completion",
+    "FinishReason",
+    "Finished",
+    "ImagePart",
+    "Message",
+    "Part",
+    "ReasoningDelta",
+    "Request",
+    "ResponseFormat",
+    "Role",
+    "StreamEvent",
+    "TextDelta",
+    "TextPart",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolChoice",
+    "Usage",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text within a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image by address: ``https://…`` or ``data:image/…;base64,…``."""
+
+    url: str
+    detail: str | None = None
+
+
+Part = TextPart | ImagePart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model asks for a tool; ``arguments`` is JSON text as the model wrote it, which may be invalid JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. A ``tool`` message answers the call ``tool_call_id``; ``name`` is the name of that tool."""
+
+    role: Role
+    content: str | tuple[Part, ...] = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The image parts, in order."""
+        if isinstance(self.content, str):
+            return ()
+        return tuple(part for part in self.content if isinstance(part, ImagePart))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function the model may call; ``parameters`` is a JSON schema."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``auto``, ``none``, ``required`` (any tool), or ``named`` with the tool's name."""
+
+    mode: Literal["auto", "none", "required", "named"]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """Any JSON object (``schema`` is None), or JSON that fits ``schema``."""
+
+    schema: dict[str, Any] | None = None
+    name: str = "answer"
+    strict: bool | None = None
+    description: str | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens as the provider counted them. Cached ones are part of the prompt, reasoning ones of the completion."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call upstream. Times in seconds; ``started`` is on the loop's clock, ``error`` is None when it answered."""
+
+    provider: str
+    model: str | None
+    number: int
+    started: float
+    duration: float = 0.0
+    time_to_first_token: float | None = None
+    error: OrchestratorError | None = None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Completion:
+    """Everything known about an answer.
+
+    ``latency`` and ``time_to_first_token`` are seconds from the caller's call to the whole answer and to its first
+    piece (``None`` for a plain call, where it cannot be seen). ``usage`` and ``cost`` (USD, as the provider billed it)
+    are ``None`` when the provider does not tell. ``raw`` is the provider's own JSON, ``None`` after a stream.
+    """
+
+    text: str
+    model: str | None = None
+    provider: str | None = None
+    finish_reason: FinishReason = "stop"
+    usage: Usage | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str = ""
+    cost: float | None = None
+    latency: float = 0.0
+    time_to_first_token: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+    request_id: str | None = None
+    raw: Any = field(default=None, repr=False)
+
+
+@dataclass(slots=True)
+class TextDelta:
+    """The next piece of the answer's text; never empty."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ReasoningDelta:
+    """The next piece of the model's reasoning, where the provider shows it."""
+
+    text: str
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """A fragment of the tool call number ``index``; ``id`` and ``name`` come with its first fragment."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class Finished:
+    """The last event of a stream: the answer is whole."""
+
+    completion: Completion
+
+
+StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finished
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+class Request:
+    """What the user asked, once per call and shared by all attempts; treat it as frozen.
+
+    ``needs`` names the features a provider must have (``BaseProvider.supports``): the knobs that are set, and
+    ``messages`` (anything but one user text), ``images``, ``tools``, ``tool_choice``, ``json_object``, ``json_schema``.
+    """
+
+    __slots__ = (
+        "_messages", "needs", "params", "prompt", "response_format", "stream", "timeouts", "tool_choice", "tools",
+    )
+
+    def __init__(
+        self,
+        prompt: str | None = None,
+        params: GenerationParams | None = None,
+        *,
+        messages: Sequence[Message] | None = None,
+        tools: Sequence[Tool] = (),
+        tool_choice: ToolChoice | None = None,
+        response_format: ResponseFormat | None = None,
+        stream: bool = False,
+        timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    ) -> None:
+        self.prompt = prompt
+        self.params = params
+        self._messages = messages
+        self.tools = tools
+        self.tool_choice = tool_choice
+        self.response_format = response_format
+        self.stream = stream
+        self.timeouts = timeouts
+        if messages is None and not prompt:
+            raise InvalidRequestError("the prompt is empty")
+        plain = params is None and messages is None and not tools and response_format is None and tool_choice is None
+        self.needs: frozenset[str] = _NOTHING if plain else self._needs()
+
+    @property
+    def messages(self) -> Sequence[Message]:
+        """The conversation; a prompt is one user message."""
+        if self._messages is None:
+            self._messages = (Message("user", self.prompt or ""),)
+        return self._messages
+
+    def _needs(self) -> frozenset[str]:
+        needs = set(self.params.given()) if self.params else set()
+        if self._messages is not None:
+            if self.prompt is None:
+                needs.add("messages")
+            if any(message.images for message in self._messages):
+                needs.add("images")
+            if any(message.tool_calls or message.role == "tool" for message in self._messages):
+                needs.add("tools")
+        if self.tools:
+            needs.add("tools")
+        if self.tool_choice:
+            needs.add("tool_choice")
+        if self.response_format:
+            needs.add("json_object" if self.response_format.schema is None else "json_schema")
+        return frozenset(needs)
+
+    def __repr__(self) -> str:
+        return f"Request(messages={len(self.messages)}, needs={sorted(self.needs)}, stream={self.stream})"
+
+
+_NOTHING: frozenset[str] = frozenset()

@@ -1,0 +1,176 @@
+"""One loop over the candidates: who is asked, who is asked next, how long to wait when nobody can be asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+
+from orchestrator.core.clock import Random
+from orchestrator.core.config import RetryPolicy
+from orchestrator.core.errors import (
+    AllProvidersFailedError,
+    ContentFilteredError,
+    ContextWindowExceededError,
+    InvalidRequestError,
+    NoProvidersError,
+    OrchestratorError,
+    QuotaExceededError,
+    RateLimitError,
+    TimeoutError,
+)
+from orchestrator.core.events import FailedOver, Waiting
+from orchestrator.core.stats import CandidateView
+from orchestrator.core.types import Completion
+from orchestrator.pipeline import Call, LiveStream, answer_from
+from orchestrator.pool import Candidate, Pool
+from orchestrator.strategies.base import RoutingStrategy
+
+__all__ = ["Dispatcher"]
+
+_log = logging.getLogger("orchestrator")
+SHORTEST_WAIT = 0.001  # seconds: whoever is refused although the clock says "now" looks again after this
+
+
+class Dispatcher:
+    """Brings a call to an answer, an opened stream, or one error that tells it all."""
+
+    def __init__(
+        self, pool: Pool, strategy: RoutingStrategy, *, policy: RetryPolicy, random: Random,
+        failover_on_content_filter: bool,
+    ) -> None:
+        self._pool = pool
+        self._strategy = strategy
+        self._policy = policy
+        self._random = random
+        self._failover_on_content_filter = failover_on_content_filter
+
+    async def run(self, call: Call) -> Completion | LiveStream:
+        """Ask one candidate after the other until one answers or the deadline comes."""
+        while True:
+            views = self._pool.ready(call.loop.time())
+            if call.spent or call.request.needs:
+                views = [view for view in views if self._eligible(call, view.name)]
+            left = len(views)
+            for candidate in self._in_order(call, views):
+                left -= 1
+                try:
+                    return await answer_from(
+                        call, candidate, policy=self._policy, random=self._random, alone=left == 0
+                    )
+                except OrchestratorError as error:
+                    self._give_up(call, candidate, error)
+                if call.remaining() <= 0:
+                    break
+            await self._wait(call)
+
+    def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
+        order = self._order(call, views)
+        if self._pool.ramping:
+            order = self._pool.ease_in(order)
+        seen = set()
+        for view in order:
+            candidate = self._pool.get(view.name)
+            if candidate is not None and view.name not in seen and view.name not in call.spent:
+                seen.add(view.name)
+                yield candidate
+
+    def _order(self, call: Call, views: Sequence[CandidateView]) -> Iterable[CandidateView]:
+        """The strategy's order, then whoever it left out; a strategy that raises must not cost the answer."""
+        if not views:
+            return
+        try:
+            yield from self._strategy.order(views, call.request)
+        except Exception:
+            _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
+        yield from views
+
+    def _eligible(self, call: Call, name: str) -> bool:
+        candidate = self._pool.get(name)
+        return candidate is not None and self._could_answer(call, candidate)
+
+    def _could_answer(self, call: Call, candidate: Candidate) -> bool:
+        if candidate.name in call.spent or not candidate.config.enabled:
+            return False
+        window = candidate.config.context_window
+        if window is not None and window <= call.window:
+            return False
+        return not call.request.needs or candidate.provider.unsupported(call.request) is None
+
+    def _give_up(self, call: Call, candidate: Candidate, error: OrchestratorError) -> None:
+        """Note what this failure means for the request; raises when no other provider may be asked."""
+        if not (call.attempts and call.attempts[-1].error is error):
+            return  # refused by breaker, pause or limit, not failed: it may be asked once it is back
+        if isinstance(error, TimeoutError) and error.phase == "total":
+            raise self._final(call, error)
+        failover = error.failover or (isinstance(error, ContentFilteredError) and self._failover_on_content_filter)
+        if not failover:
+            raise self._final(call, error)
+        if not self._worth_another_round(call, candidate, error):
+            call.spent.add(candidate.name)
+        if isinstance(error, ContextWindowExceededError):
+            call.window = max(call.window, candidate.config.context_window or 0)
+        if call.listening:
+            call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
+
+    def _worth_another_round(self, call: Call, candidate: Candidate, error: OrchestratorError) -> bool:
+        """A 429 passes: once its pause is over, the provider may be asked again, a bounded number of times."""
+        if not isinstance(error, RateLimitError) or isinstance(error, QuotaExceededError):
+            return False
+        rounds = call.attempts_by_limit.get(candidate.name, 0) + 1
+        call.attempts_by_limit[candidate.name] = rounds
+        return rounds <= self._policy.max_retries
+
+    async def _wait(self, call: Call) -> None:
+        """Until the first provider that could still answer may be back; raises when that is too late or never."""
+        at = call.loop.time()
+        remaining = call.deadline - at
+        coming = [candidate for candidate in self._pool if self._could_answer(call, candidate)]
+        if not coming:
+            raise self._nobody(call)
+        delay = min(candidate.wait_time(at) for candidate in coming)
+        if remaining <= 0 or (delay > remaining and not any(candidate.wakes for candidate in coming)):
+            raise self._unavailable(call, coming, at)
+        delay = max(min(delay, remaining), SHORTEST_WAIT)
+        if call.listening:
+            call.emit(Waiting(at, call.id, delay))
+        await self._pool.wait(delay)
+
+    def _nobody(self, call: Call) -> OrchestratorError:
+        """The error when every provider that could answer has failed, or none could from the start."""
+        errors = [attempt.error for attempt in call.attempts if attempt.error is not None]
+        if errors:
+            return self._combined(call, errors)
+        enabled = [candidate for candidate in self._pool if candidate.config.enabled]
+        if not enabled:
+            known = ", ".join(candidate.name for candidate in self._pool)
+            return NoProvidersError(f"all providers are disabled: {known}" if known else
+                                    "the router has no providers; add one with add_provider()")
+        missing = {c.name: c.provider.unsupported(call.request) or "context_window" for c in enabled}
+        return InvalidRequestError(
+            "no provider can carry this request: " + ", ".join(f"{name} lacks {what}" for name, what in missing.items())
+        )
+
+    def _unavailable(self, call: Call, coming: Sequence[Candidate], at: float) -> OrchestratorError:
+        """The error when those who could answer will not be back in time; says when the first will."""
+        refusals = [candidate.refusal(at) for candidate in coming]
+        failed = [attempt.error for attempt in call.attempts if attempt.error is not None]
+        return self._combined(call, failed or refusals, refusals)
+
+    def _combined(
+        self, call: Call, errors: Sequence[OrchestratorError], also: Sequence[OrchestratorError] = ()
+    ) -> OrchestratorError:
+        """All failed in one way: that error; else a group of them. It is told when to come back, where known."""
+        hints = [e.retry_after for e in (*errors, *also) if e.retry_after is not None]
+        retry_after = min(hints) if hints else None
+        if len({type(error) for error in errors}) == 1:
+            error = errors[-1]
+            error.retry_after = retry_after
+            return self._final(call, error)
+        return AllProvidersFailedError(
+            f"{len(errors)} attempts failed", errors, retry_after=retry_after, attempts=call.attempts
+        )
+
+    @staticmethod
+    def _final(call: Call, error: OrchestratorError) -> OrchestratorError:
+        error.attempts = tuple(call.attempts)
+        return error

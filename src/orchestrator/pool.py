@@ -1,0 +1,361 @@
+"""The live providers, each with its breaker, limits and statistics; joined, swapped and left without a dropped call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+
+from orchestrator.core.clock import Random, now
+from orchestrator.core.config import BreakerPolicy, RetryPolicy
+from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, RateLimitError, Verdict
+from orchestrator.core.events import BreakerChanged, BreakerState, Event, ProviderAdded, ProviderPaused, ProviderRemoved
+from orchestrator.core.stats import CandidateView
+from orchestrator.core.types import StreamEvent
+from orchestrator.providers.base import BaseProvider
+from orchestrator.resilience.breaker import Permit, ProviderBreaker
+from orchestrator.resilience.deadline import EPSILON
+from orchestrator.resilience.limits import Limits
+
+__all__ = ["Candidate", "Pool", "ProviderSnapshot"]
+
+_log = logging.getLogger("orchestrator")
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSnapshot:
+    """One provider at one moment. Seconds; ``retry_after`` is 0 when it would take a call now."""
+
+    name: str
+    model: str | None
+    enabled: bool
+    breaker: BreakerState
+    retry_after: float
+    paused_until: float | None
+    in_flight: int
+    requests: int
+    failures: int
+    limited: int
+    latency_p50: float | None
+    latency_p95: float | None
+    latency_p99: float | None
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+
+
+class Candidate:
+    """A provider in the pool: what guards it and what is known about it."""
+
+    def __init__(self, provider: BaseProvider, pool: Pool) -> None:
+        config = provider.config
+        self.provider = provider
+        self.config = config
+        self.name = config.name
+        self.model = config.model
+        self.view = CandidateView(config.name)
+        self.limits: Limits | None = None
+        self.breaker = ProviderBreaker(
+            pool.breaker_policy, name=config.name, random=pool.random, on_change=pool.breaker_changed
+        )
+        self.paused_until = -inf
+        self.removed = False
+        self._pool = pool
+        self._limited_in_a_row = 0
+        self._closed = False
+        self.entered = type(provider).__aenter__ is BaseProvider.__aenter__
+        self._entering = asyncio.Lock()
+        self.configure()
+
+    def configure(self) -> None:
+        """Take over what the configuration says now."""
+        config, view = self.config, self.view
+        self.model = config.model
+        view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
+        self.limits = Limits.of(config)
+        self._pool.stale = True
+
+    def wait_time(self, at: float) -> float:
+        """Seconds until a call may be admitted, 0 for now; ``inf`` when no clock can tell."""
+        wait = max(self.breaker.wait_time(), self.paused_until - at - EPSILON, 0.0)
+        return max(wait, self.limits.wait_time(at)) if self.limits is not None else wait
+
+    @property
+    def wakes(self) -> bool:
+        """Whether the end of a call under way may make it available before its time."""
+        full = self.limits is not None and self.limits.full
+        return self.view.in_flight > 0 and (full or self.breaker.phase == "half-open")
+
+    def refusal(self, at: float) -> OrchestratorError:
+        """The error that says why no call is admitted now, and when one may be."""
+        wait = self.wait_time(at)
+        when = None if wait == inf else wait
+        if self.breaker.wait_time() > 0:
+            return CircuitOpenError("the circuit is open", provider=self.name, model=self.model, retry_after=when)
+        why = "paused, as it asked for" if self.paused_until > at else "at the limit set for it"
+        return CapacityError(why, provider=self.name, model=self.model, retry_after=when)
+
+    def admit(self, at: float) -> Permit:
+        """Take the lease, then the permit: our own refusal must not look like a result of the provider."""
+        if self.paused_until > at + EPSILON or (self.limits is not None and self.limits.wait_time(at) > 0):
+            raise self.refusal(at)
+        permit = self.breaker.acquire()
+        if self.limits is not None:
+            self.limits.acquire(at)
+            self._pool.stale = True
+        if permit.probe:
+            self._pool.stale = True
+        self.view.in_flight += 1
+        self.view.requests += 1
+        return permit
+
+    def release(
+        self, permit: Permit, verdict: Verdict, at: float, *, duration: float, tokens: int = 0,
+        retry_after: float | None = None,
+    ) -> None:
+        """Give permit and lease back."""
+        pool = self._pool
+        self.view.in_flight -= 1
+        self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration)
+        if self.limits is not None:
+            self.limits.release(at, tokens)
+            pool.stale = True
+        if permit.probe:
+            pool.stale = True
+        if verdict is Verdict.SUCCESS:
+            self._limited_in_a_row = 0
+        if pool.waiters:
+            pool.wake()
+        if self.removed and not self.view.in_flight:
+            pool.close_later(self)
+
+    def pause(self, error: OrchestratorError, at: float) -> None:
+        """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered."""
+        if error.retry_after is not None:
+            delay = min(error.retry_after, self._pool.retry_policy.max_retry_after)
+        elif isinstance(error, RateLimitError):
+            delay = min(30.0, 2.0**self._limited_in_a_row) * self._pool.random.uniform(0.5, 1.0)
+        else:
+            return
+        self._limited_in_a_row += 1
+        # A later, shorter hint must not cut an earlier, longer one.
+        self.paused_until = max(self.paused_until, at + delay)
+        self._pool.stale = True
+        self._pool.emit(ProviderPaused(at, self.name, delay))
+
+    async def enter(self) -> None:
+        """Run the provider's ``__aenter__`` before its first call, once."""
+        if self.entered:
+            return
+        async with self._entering:
+            if not self.entered:
+                await self.provider.__aenter__()
+                self.entered = True
+
+    def close_stream(self, events: AsyncGenerator[StreamEvent, None]) -> None:
+        """Close a stream whose reader has gone."""
+        self._pool.in_background(_aclose(events))
+
+    async def close(self) -> None:
+        """Run the provider's ``__aexit__``, once; its failure is logged, there is nobody left to handle it."""
+        if self._closed:
+            return
+        self._closed = True
+        self.provider.routed = False
+        try:
+            await self.provider.__aexit__(None, None, None)
+        except Exception:
+            _log.exception("closing provider %s failed", self.name)
+
+    def snapshot(self, at: float) -> ProviderSnapshot:
+        """The numbers of this moment."""
+        view, latency = self.view, self.view.histogram
+        return ProviderSnapshot(
+            name=self.name, model=self.model, enabled=self.config.enabled, breaker=self.breaker.phase,
+            retry_after=self.wait_time(at), paused_until=self.paused_until if self.paused_until > at else None,
+            in_flight=view.in_flight, requests=view.requests, failures=view.failures, limited=view.limited,
+            latency_p50=latency.quantile(0.5), latency_p95=latency.quantile(0.95), latency_p99=latency.quantile(0.99),
+            prompt_tokens=view.prompt_tokens, completion_tokens=view.completion_tokens, cost=view.cost,
+        )
+
+
+class Pool:
+    """Candidates by name, in the order they were added."""
+
+    def __init__(
+        self, *, breaker: BreakerPolicy, retry: RetryPolicy, random: Random, emit: Callable[[Event], None]
+    ) -> None:
+        self.breaker_policy = breaker
+        self.retry_policy = retry
+        self.random = random
+        self.emit = emit
+        self.stale = True  # the list of ready candidates must be made anew
+        self.ramping = False
+        self.waiters: list[asyncio.Future[None]] = []
+        self._candidates: dict[str, Candidate] = {}
+        self._ready: Sequence[CandidateView] = ()
+        self._recheck_at = inf
+        self._closing: set[asyncio.Task[None]] = set()
+        self._to_close: list[Candidate] = []
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._candidates.values())
+
+    def __len__(self) -> int:
+        return len(self._candidates)
+
+    def get(self, name: str) -> Candidate | None:
+        """The candidate of that name; None when it has left."""
+        return self._candidates.get(name)
+
+    def ready(self, at: float) -> Sequence[CandidateView]:
+        """The views of all candidates that would be admitted now; made anew only after something changed."""
+        if self.stale or at >= self._recheck_at:
+            self._rebuild(at)
+        return self._ready
+
+    def _rebuild(self, at: float) -> None:
+        self.stale = False
+        self._recheck_at = inf
+        ready = []
+        ramping = False
+        for candidate in self._candidates.values():
+            if not candidate.config.enabled:
+                continue
+            wait = candidate.wait_time(at)
+            if wait > 0:
+                self._recheck_at = min(self._recheck_at, at + wait)
+            else:
+                ready.append(candidate.view)
+                ramping = ramping or candidate.breaker.share < 1.0
+        self._ready = ready
+        self.ramping = ramping
+
+    def ease_in(self, views: Iterable[CandidateView]) -> Iterator[CandidateView]:
+        """The same order, but a provider that just came back is put last, except for its growing share of calls."""
+        last = []
+        self.ramping = False
+        for view in views:
+            candidate = self._candidates.get(view.name)
+            share = candidate.breaker.share if candidate is not None else 1.0
+            self.ramping = self.ramping or share < 1.0
+            if share < 1.0 and self.random.random() >= share:
+                last.append(view)
+            else:
+                yield view
+        yield from last
+
+    def add(self, provider: BaseProvider) -> None:
+        """Take in a provider."""
+        if not isinstance(provider, BaseProvider):
+            raise TypeError(f"a provider is an instance of BaseProvider, not {type(provider).__name__}")
+        if provider.config.name in self._candidates:
+            raise ValueError(
+                f"a provider named {provider.config.name!r} is already there; names: {', '.join(self._candidates)}"
+            )
+        provider.routed = True
+        candidate = Candidate(provider, self)
+        provider.config.on_change(candidate.configure)
+        self._candidates[candidate.name] = candidate
+        self.changed()
+        self.emit(ProviderAdded(candidate.name))
+
+    def remove(self, name: str) -> Candidate:
+        """Let a provider go: no new call reaches it, and it is closed after its last one."""
+        candidate = self._candidates.pop(name, None)
+        if candidate is None:
+            raise ValueError(f"no provider named {name!r}; names: {', '.join(self._candidates) or 'none'}")
+        candidate.removed = True
+        candidate.config.off_change(candidate.configure)
+        self.changed()
+        self.emit(ProviderRemoved(name))
+        if not candidate.view.in_flight:
+            self._to_close.append(candidate)
+        return candidate
+
+    def update(self, providers: Sequence[BaseProvider]) -> None:
+        """Make ``providers`` the pool; an instance that is already there keeps its breaker and statistics."""
+        names = [provider.config.name for provider in providers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"duplicate provider name: {', '.join(map(repr, twice))}")
+        keep = {c.name: c for c in self if any(c.provider is provider for provider in providers)}
+        for name in [name for name in self._candidates if name not in keep]:
+            self.remove(name)
+        for provider in providers:
+            if provider.config.name not in keep:
+                self.add(provider)
+        self._candidates = {name: self._candidates[name] for name in names}
+        self.changed()
+
+    def changed(self) -> None:
+        """Something about who is ready may have changed."""
+        self.stale = True
+        if self.waiters:
+            self.wake()
+
+    def breaker_changed(self, event: BreakerChanged) -> None:
+        """A breaker moved: tell the listeners, and those who wait for a provider."""
+        self.changed()
+        self.emit(event)
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def wait(self, delay: float) -> None:
+        """Until something changed, at most ``delay`` seconds."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(delay, _finish, waiter)
+        self.waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
+
+    def close_later(self, candidate: Candidate) -> None:
+        """Close a removed candidate in a task of its own: whoever ended its last call must not wait for that."""
+        self.in_background(candidate.close())
+
+    def in_background(self, closing: Coroutine[None, None, None]) -> None:
+        """Run a clean-up nobody can wait for; ``drain`` does."""
+        task = asyncio.get_running_loop().create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close_removed(self) -> None:
+        """Close those that left idle, and wait for the ones being closed."""
+        idle, self._to_close = self._to_close, []
+        for candidate in idle:
+            await candidate.close()
+        if self._closing:
+            await asyncio.wait(set(self._closing))
+
+    async def drain(self, grace: float) -> None:
+        """Remove everybody; wait for calls under way, at most ``grace`` seconds; close all."""
+        leaving = [self.remove(name) for name in list(self._candidates)]
+        ends_at = now() + grace
+        while any(candidate.view.in_flight for candidate in leaving) and now() < ends_at:
+            await self.wait(ends_at - now())
+        for candidate in leaving:
+            await candidate.close()
+        await self.close_removed()
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+async def _aclose(events: AsyncGenerator[StreamEvent, None]) -> None:
+    with suppress(Exception):
+        await events.aclose()

@@ -1,0 +1,151 @@
+"""GigaChat's chat dialect (v1), without I/O: from a request to its JSON, from its JSON and stream to our types."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from orchestrator.core.errors import InvalidRequestError, MalformedResponseError
+from orchestrator.core.types import (
+    Completion,
+    Finished,
+    FinishReason,
+    Message,
+    ReasoningDelta,
+    Request,
+    ResponseFormat,
+    StreamEvent,
+    TextDelta,
+    Tool,
+    ToolCall,
+    ToolCallDelta,
+    ToolChoice,
+    Usage,
+)
+from orchestrator.providers._conversation import arguments_object, described_schema, speaker_name, tool_name
+
+__all__ = ["SUPPORTS", "StreamDecoder", "decode", "encode", "refused_field"]
+
+SUPPORTS = frozenset({"temperature", "max_tokens", "top_p", "messages", "tools", "tool_choice", "json_schema"})
+
+_FINISH: Mapping[str, FinishReason] = {
+    "stop": "stop", "length": "length", "function_call": "tool_calls", "blacklist": "content_filter",
+}
+
+
+def refused_field(request: Request) -> str | None:
+    """The field GigaChat cannot carry although ``SUPPORTS`` names its kind, or None."""
+    if request.tool_choice is not None and request.tool_choice.mode == "required":
+        return "tool_choice"
+    for index, tool in enumerate(request.tools):
+        if tool.strict:
+            return f"tools[{index}].strict"
+    messages = request.messages
+    for index, message in enumerate(messages):
+        if index and message.role == "system" and messages[index - 1].role != "system":
+            return f"messages[{index}].role"
+        if len(message.tool_calls) > 1:
+            return f"messages[{index}].tool_calls"
+    return speaker_name(messages)
+
+
+def encode(request: Request, *, model: str, stream: bool, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a chat request; ``extra`` are further fields of the body, which those of the request override."""
+    body: dict[str, Any] = {**extra, "model": model, "messages": _messages(request.messages)}
+    if request.params is not None:
+        body |= request.params.given()
+        if request.params.temperature == 0:
+            # The temperature must be above 0; a nucleus of nothing but the likeliest token is what 0 asks for.
+            del body["temperature"]
+            body["top_p"] = 0
+    if request.tools:
+        body["functions"] = [_function(tool) for tool in request.tools]
+    choice = _function_call(request.tool_choice, bool(request.tools))
+    if choice is not None:
+        body["function_call"] = choice
+    if request.response_format is not None:
+        body["response_format"] = _response_format(request.response_format)
+    if stream:
+        body["stream"] = True
+    return body
+
+
+def _messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    encoded: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for index, message in enumerate(messages):
+        if message.role == "system":
+            _add_system(encoded, message, index)
+        elif message.role == "assistant":
+            encoded.append(_assistant(message, index))
+            names.update((call.id, call.name) for call in message.tool_calls)
+        elif message.role == "tool":
+            name = tool_name(message, f"messages[{index}]", names)
+            encoded.append({"role": "function", "name": name, "content": _json_text(message.text)})
+        else:
+            encoded.append({"role": "user", "content": message.text})
+    return encoded
+
+
+def _add_system(encoded: list[dict[str, Any]], message: Message, index: int) -> None:
+    # Only the first message may be a system one: those that follow it directly are joined to it, and one that comes
+    # later is refused, as moving it to the front would change the conversation.
+    if not encoded:
+        encoded.append({"role": "system", "content": message.text})
+    elif len(encoded) == 1 and encoded[0]["role"] == "system":
+        encoded[0]["content"] += "\n\n" + message.text
+    else:
+        raise InvalidRequestError(f"messages[{index}].role: GigaChat takes a system message only at the beginning")
+
+
+def _assistant(message: Message, index: int) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"role": "assistant", "content": message.text}
+    if message.tool_calls:
+        where = f"messages[{index}].tool_calls"
+        if len(message.tool_calls) > 1:
+            raise InvalidRequestError(f"{where}: GigaChat takes one call per message, not {len(message.tool_calls)}")
+        call = message.tool_calls[0]
+        encoded["function_call"] = {"name": call.name, "arguments": arguments_object(call, f"{where}[0]")}
+        if _is_state_id(call.id):
+            encoded["functions_state_id"] = call.id
+    return encoded
+
+
+def _is_state_id(call_id: str) -> bool:
+    # State ids are UUIDs. A call that another provider made, before a failover, has an id unknown to GigaChat.
+    try:
+        UUID(call_id)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_text(text: str) -> str:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return json.dumps(text, ensure_ascii=False)
+    return text
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description is not None:
+        function["description"] = tool.description
+    return function
+
+
+def _function_call(choice: ToolChoice | None, tools: bool) -> str | dict[str, str] | None:  # noqa: FBT001
+    if choice is None:
+        return "auto" if tools else None
+    if choice.mode == "named":
+        return {"name": choice.name or ""}
+    # Without functions of the user's, "auto" would let the model call GigaChat's own ones.
+    return choice.mode if tools else None
+
+
+def _response_format(wanted: ResponseFormat) -> dict[str, Any]:
+    encoded = {"type": "json_schema", "schema": described_schema(wanted)}
+    return encoded if wanted.strict is None else {**encoded, "strict": wanted.strict}

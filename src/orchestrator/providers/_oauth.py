@@ -1,0 +1,118 @@
+"""A bearer token shared by all calls of one provider: fetched once for all, renewed early, dropped when refused."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Awaitable, Callable
+from copy import copy
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+from orchestrator.core.clock import now, wall_clock
+from orchestrator.core.errors import ConnectionFailedError, TimeoutError
+from orchestrator.providers._errors import wrap_foreign
+
+__all__ = ["Token", "TokenHolder", "lifetime_until"]
+
+EARLY = 60.0  # seconds before the expiry at which a token is renewed
+PAUSE = 5.0  # seconds between two attempts to renew a token that is still good
+LIMIT = 30.0  # seconds for one fetch: it serves all callers, so none of their deadlines ends it
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token as it was received; ``lifetime`` in seconds from then."""
+
+    value: str = field(repr=False)
+    lifetime: float
+
+
+class TokenHolder:
+    """Holds the current token; ``fetch`` gets a new one, at most one at a time, however many callers wait for it.
+
+    A token is renewed in the background during its last minute (of a short one: the last half), so that no caller waits
+    and a failure to renew it harms nobody while it is still good. The fetch belongs to no caller: a cancelled one
+    leaves it running for the others. A failed fetch fails all who wait for it, and the next call tries afresh.
+    """
+
+    __slots__ = ("_expires_at", "_fetch", "_provider", "_renew_at", "_task", "_value")
+
+    def __init__(self, fetch: Callable[[], Awaitable[Token]], *, provider: str) -> None:
+        self._fetch = fetch
+        self._provider = provider
+        self._value: str | None = None
+        self._renew_at = 0.0
+        self._expires_at = 0.0
+        self._task: asyncio.Task[str] | None = None
+
+    async def get(self) -> str:
+        """The current token, or a new one."""
+        if self._value is not None:
+            at = now()
+            if at < self._renew_at:
+                return self._value
+            if at < self._expires_at:
+                self._renewal()
+                return self._value
+        return await self._outcome(self._renewal())
+
+    def drop(self, value: str) -> None:
+        """Forget the token ``value``, which was refused; a newer one stays."""
+        if self._value == value:
+            self._value = None
+
+    async def aclose(self) -> None:
+        """End a fetch under way; who waits for it gets :class:`ConnectionFailedError`."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _renewal(self) -> asyncio.Task[str]:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._renew())
+            self._task.add_done_callback(self._renewed)
+        return self._task
+
+    async def _renew(self) -> str:
+        try:
+            async with asyncio.timeout(LIMIT) as limit:
+                token = await self._fetch()
+        except builtins.TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"no token within {LIMIT:g} s", provider=self._provider) from None
+        received = now()
+        self._value = token.value
+        self._expires_at = received + token.lifetime
+        self._renew_at = self._expires_at - min(EARLY, token.lifetime / 2)
+        return token.value
+
+    def _renewed(self, task: asyncio.Task[str]) -> None:
+        # Asking for the exception also marks it as seen: everybody who waited may have been cancelled by now.
+        if not task.cancelled() and task.exception() is not None:
+            self._renew_at = task.get_loop().time() + PAUSE
+
+    async def _outcome(self, task: asyncio.Task[str]) -> str:
+        await asyncio.wait((task,))  # not `await task`, which would pass this caller's cancellation on to the fetch
+        if task.cancelled():
+            raise ConnectionFailedError("closed before a token was received", provider=self._provider)
+        error = task.exception()
+        if isinstance(error, Exception):
+            # A copy for each waiter, as the router writes the attempts of its request into what it raises.
+            raise copy(wrap_foreign(error, provider=self._provider)) from error
+        return task.result()
+
+
+def lifetime_until(expires_at: float, date: str | None) -> float:
+    """Seconds until ``expires_at``, Unix time in seconds or (from 10**11 on) milliseconds.
+
+    Counted from ``date``, the response's own Date header, if it has one: our clock may be wrong, and the same clock
+    wrote both.
+    """
+    seconds = expires_at if expires_at < 1e11 else expires_at / 1000.0
+    try:
+        received = wall_clock() if date is None else parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        received = wall_clock()
+    return seconds - received

@@ -1,0 +1,177 @@
+"""What a provider is. A custom one implements one method, at the level it likes; the others follow from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import ClassVar, Self, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState
+
+from orchestrator.core.accumulate import Accumulator
+from orchestrator.core.backoff import backoff_delay, retries_allowed
+from orchestrator.core.clock import new_random
+from orchestrator.core.config import GenerationParams, ProviderConfig, RetryPolicy
+from orchestrator.core.errors import (
+    AuthenticationError,
+    InvalidRequestError,
+    ProviderError,
+    RateLimitError,
+    TimeoutError,
+)
+from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
+from orchestrator.providers._errors import wrap_foreign
+
+__all__ = [
+    "CONVERSATION",
+    "EVERYTHING",
+    "PARAMS",
+    "AuthenticationError",
+    "BaseProvider",
+    "GenerationParams",
+    "InvalidRequestError",
+    "ProviderConfig",
+    "ProviderError",
+    "RateLimitError",
+    "TimeoutError",
+]
+
+T = TypeVar("T")
+
+PARAMS = frozenset({"temperature", "max_tokens", "top_p", "stop", "seed"})
+CONVERSATION = PARAMS | {"messages"}
+EVERYTHING = CONVERSATION | {"images", "tools", "tool_choice", "json_object", "json_schema"}
+
+
+class BaseProvider:
+    """One LLM service. Implement **one** of these, the others follow:
+
+    - ``generate(prompt, params) -> str``
+    - ``generate_stream(prompt, params)``: an async generator of text pieces
+    - ``complete(request) -> Completion``
+    - ``open_stream(request)``: an async generator of stream events, ``Finished`` last
+
+    ``supports`` names the features of a request the provider can carry (see ``Request.needs``); a request that needs
+    another one never reaches it. By default: the knobs of ``GenerationParams``, and whole conversations where
+    ``complete`` or ``open_stream`` is implemented. Errors to raise: those of ``orchestrator.errors``; any other
+    exception is taken as this provider's failure.
+    """
+
+    supports: ClassVar[frozenset[str]] = PARAMS
+
+    def __init__(self, config: ProviderConfig) -> None:
+        cls = type(self)
+        if not any(_overrides(cls, name) for name in ("generate", "generate_stream", "complete", "open_stream")):
+            raise TypeError(
+                f"{cls.__name__} must implement one of generate, generate_stream, complete or open_stream"
+            )
+        self.config = config
+        self.logger = logging.getLogger(f"orchestrator.providers.{config.name}")
+        self.routed = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if "supports" not in cls.__dict__ and ("complete" in cls.__dict__ or "open_stream" in cls.__dict__):
+            cls.supports = cls.supports | CONVERSATION
+
+    @property
+    def name(self) -> str:
+        """The name in the configuration, unique within a router."""
+        return self.config.name
+
+    async def generate(self, prompt: str, params: GenerationParams | None = None) -> str:
+        """The text that answers ``prompt``."""
+        return (await self.complete(Request(prompt, params))).text
+
+    async def generate_stream(self, prompt: str, params: GenerationParams | None = None) -> AsyncGenerator[str, None]:
+        """The same text, piece by piece."""
+        async with aclosing(self.open_stream(Request(prompt, params, stream=True))) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield event.text
+
+    async def complete(self, request: Request) -> Completion:
+        """The whole answer."""
+        cls = type(self)
+        if _overrides(cls, "generate"):
+            return Completion(await self.generate(self._only_prompt(request), request.params))
+        answer = Accumulator()
+        async with aclosing(self.open_stream(request)) as events:
+            async for event in events:
+                answer.add(event)
+        return answer.completion(self.name)
+
+    async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
+        """The answer piece by piece; the last event is ``Finished``, whose completion may leave ``text`` empty."""
+        if _overrides(type(self), "generate_stream"):
+            pieces = self.generate_stream(self._only_prompt(request), request.params)
+            async with aclosing(pieces) as texts:
+                async for text in texts:
+                    if text:
+                        yield TextDelta(text)
+            yield Finished(Completion(""))
+            return
+        completion = await self.complete(request)
+        if completion.text:
+            yield TextDelta(completion.text)
+        yield Finished(completion)
+
+    def unsupported(self, request: Request) -> str | None:
+        """The field of ``request`` that this provider cannot carry, or None; asked before it is a candidate."""
+        missing = request.needs - self.supports
+        return min(missing) if missing else None
+
+    async def health_check(self) -> bool:
+        """Whether the service can be reached with this configuration; never raises."""
+        return True
+
+    async def aclose(self) -> None:
+        """Release connections; called once, after the last call."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _retry_with_backoff(self, func: Callable[[], Awaitable[T]]) -> T:
+        """Call ``func``, again after a failure that may pass; once only when a router drives this provider.
+
+        The router has its own retry loop, and two loops multiply: 3 x 3 calls on a provider that is already down.
+        """
+        if self.routed:
+            return await func()
+        policy = RetryPolicy()
+        if self.config.max_retries is not None:
+            policy = policy.model_copy(update={"max_retries": self.config.max_retries})
+        random = new_random()
+
+        def known(state: RetryCallState) -> ProviderError | None:
+            exc = state.outcome.exception() if state.outcome else None
+            error = wrap_foreign(exc, provider=self.name) if isinstance(exc, Exception) else None
+            return error if isinstance(error, ProviderError) else None
+
+        def again(state: RetryCallState) -> bool:
+            error = known(state)
+            return error is not None and state.attempt_number <= retries_allowed(error, policy)
+
+        def delay(state: RetryCallState) -> float:
+            error = known(state)
+            hint = error.retry_after if error else None
+            return backoff_delay(policy, state.attempt_number, random) if hint is None else hint
+
+        result: T = await AsyncRetrying(retry=again, wait=delay, reraise=True)(func)
+        return result
+
+    def _only_prompt(self, request: Request) -> str:
+        if request.prompt is None:
+            raise InvalidRequestError("messages: this provider takes a single prompt", provider=self.name)
+        return request.prompt
+
+
+def _overrides(cls: type[BaseProvider], name: str) -> bool:
+    return getattr(cls, name) is not getattr(BaseProvider, name)

@@ -1,0 +1,96 @@
+"""Limits in time without a timer or a task per call: one sweep cancels whatever has passed its limit.
+
+``asyncio.timeout`` makes and cancels a timer for each use, about as much work as the rest of a routed call. Here a
+guard is an entry in a set; a single timer per loop stands at the nearest limit and moves on when it fires.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop, Task, TimerHandle, current_task
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+__all__ = ["EPSILON", "Guard", "Watch"]
+
+EPSILON = 1e-6  # seconds: a timer may run this early, as the loop rounds times
+
+
+class Guard:
+    """A limit on what a task awaits now; without a task, ``lapse`` is called when the limit passes."""
+
+    __slots__ = ("_cancelling", "expired", "lapse", "task", "when")
+
+    def __init__(self, when: float, task: Task[Any] | None, lapse: Callable[[], None] | None = None) -> None:
+        self.when = when
+        self.task = task
+        self.lapse = lapse
+        self.expired = False
+        self._cancelling = task.cancelling() if task is not None else 0
+
+    def take(self, task: Task[Any] | None) -> None:
+        """Guard another task from now on (a stream may be read by several, one after the other)."""
+        self.task = task
+        self._cancelling = task.cancelling() if task is not None else 0
+
+    def settle(self) -> bool:
+        """After the guarded await ended: whether the sweep, and nobody else, cancelled it."""
+        if not self.expired or self.task is None:
+            return False
+        # The rule of asyncio.timeout: a cancellation from outside that came too must go on.
+        return self.task.uncancel() <= self._cancelling
+
+
+class Watch:
+    """All guards of one event loop. ``arm`` before an await, ``disarm`` after it, whatever happened."""
+
+    __slots__ = ("_guards", "_loop", "_next", "_timer")
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
+        self._guards: set[Guard] = set()
+        self._next = inf
+        self._timer: TimerHandle | None = None
+
+    def arm(self, when: float) -> Guard:
+        """Cancel the current task at loop time ``when`` unless disarmed before."""
+        guard = Guard(when, current_task())
+        self._guards.add(guard)
+        if when < self._next:
+            self._schedule(when)
+        return guard
+
+    def disarm(self, guard: Guard) -> None:
+        """Forget the guard; once more does no harm."""
+        self._guards.discard(guard)
+
+    def move(self, guard: Guard, when: float) -> None:
+        """Set another limit for an armed guard."""
+        guard.when = when
+        self._guards.add(guard)
+        if when < self._next:
+            self._schedule(when)
+
+    def _schedule(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._next = when
+        self._timer = self._loop.call_at(when, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._loop.time() + EPSILON
+        late = [guard for guard in self._guards if guard.when <= now]
+        for guard in late:
+            self._guards.discard(guard)
+            guard.expired = True
+            if guard.task is not None:
+                guard.task.cancel()
+            elif guard.lapse is not None:
+                guard.lapse()
+        self._next = inf
+        self._timer = None
+        if self._guards:
+            self._schedule(min(guard.when for guard in self._guards))
+
+    def __len__(self) -> int:
+        return len(self._guards)

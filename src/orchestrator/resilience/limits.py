@@ -1,0 +1,80 @@
+"""A provider's own limits as leases: calls per minute, tokens per minute, calls at once.
+
+Exact over any minute: the times of the last calls are kept, not a bucket that lets a burst through at its edge.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+
+from orchestrator.core.config import ProviderConfig
+
+__all__ = ["Limits"]
+
+MINUTE = 60.0
+
+
+class Limits:
+    """Counts leases. ``acquire`` when ``wait_time`` is 0, ``release`` once per acquire with the tokens used."""
+
+    __slots__ = ("_calls", "_concurrency", "_in_use", "_rpm", "_spent", "_tokens", "_tpm")
+
+    def __init__(self, *, rpm: int | None = None, tpm: int | None = None, concurrency: int | None = None) -> None:
+        self._rpm = rpm
+        self._tpm = tpm
+        self._concurrency = concurrency
+        self._in_use = 0
+        self._calls: deque[float] = deque(maxlen=rpm)
+        self._tokens: deque[tuple[float, int]] = deque()
+        self._spent = 0
+
+    @classmethod
+    def of(cls, config: ProviderConfig) -> Limits | None:
+        """The limits of a configuration; None when it sets none."""
+        if config.rpm_limit is config.tpm_limit is config.max_concurrency is None:
+            return None
+        return cls(rpm=config.rpm_limit, tpm=config.tpm_limit, concurrency=config.max_concurrency)
+
+    @property
+    def full(self) -> bool:
+        """Whether as many calls as allowed are under way: only the end of one of them makes room."""
+        return self._concurrency is not None and self._in_use >= self._concurrency
+
+    def wait_time(self, at: float) -> float:
+        """Seconds until a lease may be had; ``inf`` when that depends on a call under way."""
+        if self.full:
+            return inf
+        wait = 0.0
+        if self._rpm is not None and len(self._calls) == self._rpm:
+            wait = self._calls[0] + MINUTE - at
+        if self._tpm is not None:
+            self._forget(at)
+            if self._spent >= self._tpm:
+                wait = max(wait, self._until_affordable(at))
+        return max(wait, 0.0)
+
+    def acquire(self, at: float) -> None:
+        """Take a lease."""
+        self._in_use += 1
+        if self._rpm is not None:
+            self._calls.append(at)
+
+    def release(self, at: float, tokens: int) -> None:
+        """Give the lease back; ``tokens`` is what the call used, prompt and completion."""
+        self._in_use -= 1
+        if self._tpm is not None and tokens:
+            self._tokens.append((at, tokens))
+            self._spent += tokens
+
+    def _forget(self, at: float) -> None:
+        while self._tokens and self._tokens[0][0] <= at - MINUTE:
+            self._spent -= self._tokens.popleft()[1]
+
+    def _until_affordable(self, at: float) -> float:
+        left = self._spent
+        for when, tokens in self._tokens:
+            left -= tokens
+            if self._tpm is not None and left < self._tpm:
+                return when + MINUTE - at
+        return 0.0

@@ -1,0 +1,239 @@
+"""START HERE: the public verbs. A router holds providers and answers as long as one of them can."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.core.clock import Random, new_random, now
+from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
+from orchestrator.core.errors import InvalidRequestError, RouterClosedError
+from orchestrator.core.events import Event, Listener, Outcome, RequestEnded, RequestStarted
+from orchestrator.core.messages import parse_messages, parse_response_format, parse_tool_choice, parse_tools
+from orchestrator.core.types import (
+    Completion,
+    Finished,
+    Message,
+    Request,
+    ResponseFormat,
+    StreamEvent,
+    TextDelta,
+    Tool,
+    ToolChoice,
+)
+from orchestrator.dispatch import Dispatcher
+from orchestrator.pipeline import Call, LiveStream
+from orchestrator.pool import Pool, ProviderSnapshot
+from orchestrator.providers.base import BaseProvider
+from orchestrator.resilience.deadline import Watch
+from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.registry import resolve
+
+__all__ = ["Router"]
+
+_log = logging.getLogger("orchestrator")
+
+Prompt = str | Sequence[Message | Mapping[str, Any]]
+Tools = Sequence[Tool | Mapping[str, Any]]
+
+
+class Router:
+    """Routes prompts over providers: failover, retries, breakers, one deadline; plain and streamed alike.
+
+    ``strategy`` is a name (``round-robin``, ``weighted``, ``random``, ``first-available``, ``least-latency``, or one
+    registered by an entry point) or a :class:`RoutingStrategy`. ``listeners`` are called with every event; one that
+    raises changes nothing. ``seed`` makes jitter and random choices repeatable.
+    """
+
+    def __init__(
+        self,
+        strategy: str | RoutingStrategy = "round-robin",
+        providers: Iterable[BaseProvider] = (),
+        *,
+        retry: RetryPolicy | None = None,
+        breaker: BreakerPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        listeners: Iterable[Listener] = (),
+        failover_on_content_filter: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self._random: Random = new_random(seed)
+        self._timeouts = timeouts or Timeouts()
+        self._listeners = tuple(listeners)
+        self._strategy = resolve(strategy)
+        self._strategy.random = self._random
+        policy = retry or RetryPolicy()
+        self._pool = Pool(breaker=breaker or BreakerPolicy(), retry=policy, random=self._random, emit=self._emit)
+        self._dispatcher = Dispatcher(
+            self._pool, self._strategy, policy=policy, random=self._random,
+            failover_on_content_filter=failover_on_content_filter,
+        )
+        self._ids = itertools.count(1)
+        self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch: Watch | None = None
+        for provider in providers:
+            self.add_provider(provider)
+
+    async def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
+        """The text that answers ``prompt``; ``timeout`` seconds for everything, else ``Timeouts.total``."""
+        return (await self.complete(prompt, params, timeout=timeout)).text
+
+    async def route_stream(
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None
+    ) -> AsyncGenerator[str, None]:
+        """The same text in pieces, all of them from one provider; raises when it breaks, never ends early."""
+        async with aclosing(self.stream(prompt, params, timeout=timeout)) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    yield event.text
+
+    async def complete(
+        self,
+        prompt: Prompt,
+        params: GenerationParams | None = None,
+        *,
+        timeout: float | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
+        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """The whole answer to a prompt or to a conversation (a list of messages), with all that is known about it."""
+        request = self._request(prompt, params, tools, tool_choice, response_format, stream=False)
+        call = self._begin(request, timeout)
+        try:
+            answer = await self._dispatcher.run(call)
+        except BaseException as exc:
+            self._failed(call, exc)
+            raise
+        assert isinstance(answer, Completion)  # noqa: S101  # a plain request; narrows the type
+        if call.listening:
+            self._end(call, "answer", completion=answer)
+        return answer
+
+    async def stream(
+        self,
+        prompt: Prompt,
+        params: GenerationParams | None = None,
+        *,
+        timeout: float | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
+        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The answer as typed events; the last one, ``Finished``, carries the :class:`Completion`."""
+        request = self._request(prompt, params, tools, tool_choice, response_format, stream=True)
+        call = self._begin(request, timeout)
+        completion: Completion | None = None
+        try:
+            live = await self._dispatcher.run(call)
+            assert isinstance(live, LiveStream)  # noqa: S101  # a streamed request; narrows the type
+            async with aclosing(live.events()) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        completion = event.completion
+                        if call.listening:
+                            self._end(call, "answer", completion=completion)
+                    yield event
+        except BaseException as exc:
+            if completion is None:
+                self._failed(call, exc)
+            raise
+
+    def add_provider(self, provider: BaseProvider) -> None:
+        """Take in a provider; a name that is already there is a ``ValueError``."""
+        self._check_open()
+        self._pool.add(provider)
+
+    async def remove_provider(self, name: str) -> None:
+        """Let a provider go: it gets no new call, and is closed after its last one."""
+        self._pool.remove(name)
+        await self._pool.close_removed()
+
+    async def update_providers(self, providers: Iterable[BaseProvider]) -> None:
+        """Swap the whole pool at once; calls under way go on. Instances that stay keep their state."""
+        self._check_open()
+        self._pool.update(list(providers))
+        await self._pool.close_removed()
+
+    def snapshot(self) -> dict[str, ProviderSnapshot]:
+        """Every provider's state at this moment, by name."""
+        at = now()
+        return {candidate.name: candidate.snapshot(at) for candidate in self._pool}
+
+    async def aclose(self, *, grace: float = 5.0) -> None:
+        """Close every provider once; calls under way get ``grace`` seconds to end. Idempotent."""
+        self._closed = True
+        await self._pool.drain(grace)
+
+    async def __aenter__(self) -> Self:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _request(
+        self, prompt: Prompt, params: GenerationParams | None, tools: Tools | None,
+        tool_choice: ToolChoice | str | Mapping[str, Any] | None,
+        response_format: ResponseFormat | Mapping[str, Any] | None, *, stream: bool,
+    ) -> Request:
+        if params is not None and not isinstance(params, GenerationParams):
+            raise InvalidRequestError(f"params is {type(params).__name__}; expected GenerationParams")
+        if isinstance(prompt, str):
+            if tools is tool_choice is response_format is None:
+                return Request(prompt, params, stream=stream, timeouts=self._timeouts)
+            messages = None
+        else:
+            messages = parse_messages(prompt)
+        return Request(
+            prompt if isinstance(prompt, str) else None, params, messages=messages, tools=parse_tools(tools),
+            tool_choice=parse_tool_choice(tool_choice), response_format=parse_response_format(response_format),
+            stream=stream, timeouts=self._timeouts,
+        )
+
+    def _begin(self, request: Request, timeout: float | None) -> Call:
+        self._check_open()
+        if timeout is None:
+            timeout = self._timeouts.total
+        elif not timeout > 0:
+            raise InvalidRequestError(f"timeout is {timeout}; expected a number of seconds above 0")
+        loop = asyncio.get_running_loop()
+        watch = self._watch
+        if watch is None or loop is not self._loop:
+            self._loop, self._watch = loop, (watch := Watch(loop))
+        call = Call(
+            request, id=next(self._ids), timeout=timeout, loop=loop, watch=watch, emit=self._emit,
+            listening=bool(self._listeners),
+        )
+        if call.listening:
+            self._emit(RequestStarted(call.started, call.id, self._strategy.name, request.stream, request))
+        return call
+
+    def _failed(self, call: Call, exc: BaseException) -> None:
+        if call.listening:
+            self._end(call, "error" if isinstance(exc, Exception) else "cancelled", error=exc)
+
+    def _end(
+        self, call: Call, outcome: Outcome, *, completion: Completion | None = None, error: BaseException | None = None
+    ) -> None:
+        at = call.loop.time()
+        self._emit(RequestEnded(at, call.id, outcome, at - call.started, tuple(call.attempts), completion, error))
+
+    def _emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                _log.exception("listener %r failed on %s", listener, type(event).__name__)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RouterClosedError("the router is closed; make a new one")

@@ -1,0 +1,180 @@
+"""The same router for scripts and notebooks: blocking verbs, an event loop of its own in a thread of its own.
+
+It works where a loop is already running (a notebook cell), because it never uses that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
+from orchestrator.core.errors import RouterClosedError
+from orchestrator.core.events import Listener
+from orchestrator.core.types import Completion, ResponseFormat, StreamEvent, ToolChoice
+from orchestrator.pool import ProviderSnapshot
+from orchestrator.providers.base import BaseProvider
+from orchestrator.router import Prompt, Tools
+from orchestrator.router import Router as AsyncRouter
+from orchestrator.strategies.base import RoutingStrategy
+
+__all__ = ["Router"]
+
+T = TypeVar("T")
+
+
+class Router:
+    """Blocking façade of :class:`orchestrator.Router`: same arguments, same verbs, ``with`` instead of ``async with``.
+
+    May be used from several threads. Ctrl-C while waiting cancels the call.
+    """
+
+    def __init__(
+        self,
+        strategy: str | RoutingStrategy = "round-robin",
+        providers: Iterable[BaseProvider] = (),
+        *,
+        retry: RetryPolicy | None = None,
+        breaker: BreakerPolicy | None = None,
+        timeouts: Timeouts | None = None,
+        listeners: Iterable[Listener] = (),
+        failover_on_content_filter: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self._router = AsyncRouter(
+            strategy, providers, retry=retry, breaker=breaker, timeouts=timeouts, listeners=listeners,
+            failover_on_content_filter=failover_on_content_filter, seed=seed,
+        )
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._closed = False
+
+    def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
+        """The text that answers ``prompt``."""
+        return self._run(self._router.route(prompt, params, timeout=timeout))
+
+    def route_stream(
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None
+    ) -> Iterator[str]:
+        """The same text in pieces, all of them from one provider."""
+        return self._iterate(self._router.route_stream(prompt, params, timeout=timeout))
+
+    def complete(
+        self,
+        prompt: Prompt,
+        params: GenerationParams | None = None,
+        *,
+        timeout: float | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
+        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+    ) -> Completion:
+        """The whole answer, with all that is known about it."""
+        return self._run(self._router.complete(
+            prompt, params, timeout=timeout, tools=tools, tool_choice=tool_choice, response_format=response_format
+        ))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        params: GenerationParams | None = None,
+        *,
+        timeout: float | None = None,
+        tools: Tools | None = None,
+        tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
+        response_format: ResponseFormat | Mapping[str, Any] | None = None,
+    ) -> Iterator[StreamEvent]:
+        """The answer as typed events; the last one carries the completion."""
+        return self._iterate(self._router.stream(
+            prompt, params, timeout=timeout, tools=tools, tool_choice=tool_choice, response_format=response_format
+        ))
+
+    def add_provider(self, provider: BaseProvider) -> None:
+        """Take in a provider."""
+        self._run(self._call(self._router.add_provider, provider))
+
+    def remove_provider(self, name: str) -> None:
+        """Let a provider go."""
+        self._run(self._router.remove_provider(name))
+
+    def update_providers(self, providers: Iterable[BaseProvider]) -> None:
+        """Swap the whole pool."""
+        self._run(self._router.update_providers(providers))
+
+    def snapshot(self) -> dict[str, ProviderSnapshot]:
+        """Every provider's state, by name."""
+        return self._run(self._call(self._router.snapshot))
+
+    def close(self) -> None:
+        """Close every provider and stop the thread. Idempotent."""
+        if self._closed:
+            return
+        self._run(self._router.aclose())
+        self._closed = True
+        if self._loop is not None and self._thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    async def _call(func: Any, *args: Any) -> Any:  # noqa: ANN401  # runs any plain method inside the loop's thread
+        return func(*args)
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
+        except BaseException:
+            coroutine.close()
+            raise
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # Ctrl-C in the waiting thread: the call must not go on behind its back
+            raise
+
+    def _iterate(self, pieces: AsyncGenerator[T, None]) -> Iterator[T]:
+        try:
+            while (piece := self._run(_next(pieces))) is not None:
+                yield piece
+        finally:
+            if not self._closed:
+                self._run(_close(pieces))
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._closed:
+                raise RouterClosedError("the router is closed; make a new one")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._serve, args=(self._loop,), daemon=True)
+                self._thread.name = "orchestrator"
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+
+async def _next(pieces: AsyncGenerator[T, None]) -> T | None:
+    return await anext(pieces, None)
+
+
+async def _close(pieces: AsyncGenerator[T, None]) -> None:
+    await pieces.aclose()
