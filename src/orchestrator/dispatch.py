@@ -70,8 +70,10 @@ class Dispatcher:
         seen = set()
         for view in order:
             candidate = self._pool.get(view.name)
-            if candidate is not None and view.name not in seen and view.name not in call.spent:
-                seen.add(view.name)
+            if candidate is None or view.name in seen:
+                continue
+            seen.add(view.name)
+            if not call.spent or self._could_answer(call, candidate):
                 yield candidate
 
     def _order(self, call: Call, views: Sequence[CandidateView]) -> Iterable[CandidateView]:
@@ -80,7 +82,7 @@ class Dispatcher:
             return
         try:
             yield from self._strategy.order(views, call.request)
-        except Exception:
+        except Exception:  # noqa: BLE001  # a strategy of the user's
             _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
         yield from views
 

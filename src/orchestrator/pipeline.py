@@ -260,6 +260,7 @@ class LiveStream:
             check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
         self._first = first
         running.record.time_to_first_token = self._busy
+        running.candidate.opened(running.permit)
         if running.call.listening:
             number, name = running.record.number, running.candidate.name
             running.call.emit(AttemptOpened(at, running.call.id, number, name, self._busy))
@@ -295,7 +296,7 @@ class LiveStream:
             running.call.watch.disarm(guard)
 
     def _rest(self) -> None:
-        """While the reader is busy no idle limit runs, but the deadline does: a forgotten stream gives its lease back."""
+        """The reader is busy: no idle limit runs, but the deadline does, so a forgotten stream returns its lease."""
         guard = self._guard
         guard.take(None)
         guard.lapse = self._lapse

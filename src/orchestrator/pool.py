@@ -132,6 +132,11 @@ class Candidate:
         if self.removed and not self.view.in_flight:
             pool.close_later(self)
 
+    def opened(self, permit: Permit) -> None:
+        """The first piece of a stream is there: a probe need not wait for its end."""
+        if permit.probe:
+            self.breaker.opened(permit)
+
     def pause(self, error: OrchestratorError, at: float) -> None:
         """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered."""
         if error.retry_after is not None:
@@ -167,7 +172,7 @@ class Candidate:
         self.provider.routed = False
         try:
             await self.provider.__aexit__(None, None, None)
-        except Exception:
+        except Exception:  # noqa: BLE001  # a provider of the user's
             _log.exception("closing provider %s failed", self.name)
 
     def snapshot(self, at: float) -> ProviderSnapshot:

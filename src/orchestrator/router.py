@@ -188,7 +188,7 @@ class Router:
         if params is not None and not isinstance(params, GenerationParams):
             raise InvalidRequestError(f"params is {type(params).__name__}; expected GenerationParams")
         if isinstance(prompt, str):
-            if tools is tool_choice is response_format is None:
+            if tools is None and tool_choice is None and response_format is None:
                 return Request(prompt, params, stream=stream, timeouts=self._timeouts)
             messages = None
         else:
@@ -231,7 +231,7 @@ class Router:
         for listener in self._listeners:
             try:
                 listener(event)
-            except Exception:
+            except Exception:  # noqa: BLE001  # a listener of the user's
                 _log.exception("listener %r failed on %s", listener, type(event).__name__)
 
     def _check_open(self) -> None:

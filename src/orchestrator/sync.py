@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -138,10 +139,13 @@ class Router:
             coroutine.close()
             raise
         try:
-            return future.result()
+            return self._wait(future)
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread: the call must not go on behind its back
             raise
+
+    def _wait(self, future: Future[T]) -> T:
+        return future.result()
 
     def _iterate(self, pieces: AsyncGenerator[T, None]) -> Iterator[T]:
         try:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from random import Random
-from time import time
+from time import monotonic, time
 
 __all__ = ["Random", "new_random", "now", "wall_clock"]
 
 
 def now() -> float:
-    """Seconds on the running loop's monotonic clock; the origin means nothing."""
-    return get_running_loop().time()
+    """Seconds on the running loop's monotonic clock; the origin means nothing.
+
+    Where no loop runs (a snapshot looked at afterwards) the clock that asyncio's own loops read.
+    """
+    try:
+        return get_running_loop().time()
+    except RuntimeError:
+        return monotonic()
 
 
 def new_random(seed: int | None = None) -> Random:

@@ -7,7 +7,7 @@
     │   ├── AuthenticationError           401, 403: the key is refused
     │   ├── RateLimitError                429: come back later
     │   │   └── QuotaExceededError        money or quota is used up: waiting does not help
-    │   ├── TimeoutError                  connect, first token, idle, attempt or total limit (also the builtin TimeoutError)
+    │   ├── TimeoutError                  a limit passed: connect, first token, idle, attempt or total
     │   ├── ConnectionFailedError         no connection, or it broke before an answer
     │   ├── ServerError                   5xx
     │   │   └── OverloadedError           503, 529
@@ -32,7 +32,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     from orchestrator.core.types import Attempt, Usage
@@ -230,7 +230,12 @@ class ContextWindowExceededError(InvalidRequestError):
 
 
 class ContentFilteredError(InvalidRequestError):
-    """Refused by the provider's content policy; fails over only if the router was told to."""
+    """Refused by the provider's content policy; fails over only if the router was told to.
+
+    ``partial`` is the text of a stream that was filtered after its first piece.
+    """
+
+    partial: str = ""
 
 
 class ModelNotFoundError(ProviderError):
@@ -263,12 +268,12 @@ class AllProvidersFailedError(OrchestratorError, ExceptionGroup[OrchestratorErro
     """Every provider failed, and not all in the same way; ``exceptions`` holds one error per attempt, in order."""
 
     def __new__(
-        cls, message: str, errors: Sequence[OrchestratorError], **fields: object
-    ) -> AllProvidersFailedError:
+        cls, message: str, errors: Sequence[OrchestratorError], **_: object  # the fields are __init__'s
+    ) -> Self:
         return ExceptionGroup.__new__(cls, message, list(errors))
 
     def __init__(
-        self, message: str, errors: Sequence[OrchestratorError], *, retry_after: float | None = None,
+        self, message: str, _errors: Sequence[OrchestratorError], *, retry_after: float | None = None,
         attempts: Sequence[Attempt] = (),
     ) -> None:
         super().__init__(message, retry_after=retry_after, attempts=attempts)
@@ -280,4 +285,5 @@ class AllProvidersFailedError(OrchestratorError, ExceptionGroup[OrchestratorErro
         return f"{self.message}: " + "; ".join(f"{type(e).__name__} {e}" for e in self.exceptions)
 
     def derive(self, excs: Sequence[OrchestratorError]) -> AllProvidersFailedError:  # type: ignore[override]
+        """The same group with other errors, as ``except*`` and ``split`` need it."""
         return AllProvidersFailedError(self.message, excs, retry_after=self.retry_after, attempts=self.attempts)

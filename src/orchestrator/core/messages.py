@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from orchestrator.core.errors import InvalidRequestError
-from orchestrator.core.types import ImagePart, Message, Part, ResponseFormat, TextPart, Tool, ToolCall, ToolChoice
+from orchestrator.core.types import ImagePart, Message, Part, ResponseFormat, Role, TextPart, Tool, ToolCall, ToolChoice
 
 __all__ = ["parse_messages", "parse_response_format", "parse_tool_choice", "parse_tools"]
 
@@ -31,7 +31,7 @@ def parse_tool_choice(value: object) -> ToolChoice | None:
     if value is None or isinstance(value, ToolChoice):
         return value
     if value in ("auto", "none", "required"):
-        return ToolChoice(value)  # type: ignore[arg-type]  # the three literals just compared
+        return ToolChoice(value)
     if isinstance(value, Mapping):
         function = value.get("function", value)
         name = function.get("name") if isinstance(function, Mapping) else None
@@ -93,7 +93,7 @@ def _message(where: str, item: Mapping[str, Any]) -> Message:
     call_id = item.get("tool_call_id")
     if role == "tool" and not isinstance(call_id, str):
         raise _wrong(f"{where}.tool_call_id", call_id, "the id of the call this answers")
-    return Message(role, content, calls, call_id, item.get("name"))
+    return Message(cast("Role", role), content, calls, call_id, item.get("name"))
 
 
 def _content(where: str, value: object, *, optional: bool) -> str | tuple[Part, ...]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from math import exp, frexp
+from math import exp, frexp, inf
 
 from orchestrator.core.types import Usage
 
-__all__ = ["CandidateView", "LatencyHistogram"]
+__all__ = ["UNMEASURED", "CandidateView", "LatencyHistogram"]
 
 TAU = 10.0  # seconds: how fast samples age (Finagle's peak EWMA uses the same)
 BASE_TOKENS = 50.0  # a call costs this many tokens of time before the first one is written
 MIN_SHARE = 0.1  # of the newest sample: a burst must not count for nothing, as it would by age alone
 PENALTY = 5.0  # seconds a failure counts for, at least
 PENALTY_FACTOR = 4.0  # and at least so many times the provider's own pace
+UNMEASURED = 0.01  # seconds per token, of a provider that has not answered yet
 
 
 class CandidateView:
@@ -20,7 +21,8 @@ class CandidateView:
 
     ``name, weight, priority, context_window`` come from the configuration; ``in_flight`` are calls under way;
     ``requests, failures, limited, prompt_tokens, completion_tokens, cost`` are totals; ``pace`` is an average of
-    seconds per token (``latency / (50 + completion tokens)``), None before the first answer; ``sampled_at`` says when.
+    seconds per token (``latency / (50 + completion tokens)``), None before the first answer; ``penalty``, in the same
+    unit, is what the last failure added. ``sampled_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never.
     """
 
     __slots__ = (
@@ -43,9 +45,9 @@ class CandidateView:
         self.completion_tokens = 0
         self.cost = 0.0
         self.pace: float | None = None
-        self.sampled_at = -TAU
+        self.sampled_at = -inf
         self.penalty = 0.0
-        self.penalised_at = 0.0
+        self.penalised_at = -inf
         self.histogram = LatencyHistogram()
 
     def answered(self, at: float, latency: float, usage: Usage | None, length: int) -> None:
@@ -58,7 +60,9 @@ class CandidateView:
             share = max(MIN_SHARE, 1.0 - exp((self.sampled_at - at) / TAU))
             self.pace += share * (sample - self.pace)
         self.sampled_at = at
-        self.penalty = 0.0
+        if self.penalty:
+            # A call that began before the last failure is only half a proof that new ones are answered again.
+            self.penalty = 0.0 if at - latency >= self.penalised_at else self.penalty / 2
         self.histogram.add(latency)
         if usage is not None:
             self.prompt_tokens += usage.prompt_tokens
@@ -67,17 +71,25 @@ class CandidateView:
     def failed(self, at: float, retry_after: float | None) -> None:
         """Take a failure: its speed says nothing, or the provider that fails fastest would look the best."""
         self.failures += 1
-        seconds = max(PENALTY, retry_after or 0.0)
-        floor = PENALTY_FACTOR * self.pace if self.pace is not None else 0.0
-        self.penalty = max(seconds / BASE_TOKENS, floor)
-        self.penalised_at = self.sampled_at = at
+        penalty = max(PENALTY, retry_after or 0.0) / BASE_TOKENS
+        if self.pace is not None:
+            penalty = max(penalty, PENALTY_FACTOR * self.pace)
+        # What is left of an earlier, longer Retry-After must not be cut by a later, shorter one.
+        self.penalty = max(penalty, self._faded(self.penalty, at))
+        self.penalised_at = at
 
-    def expected_pace(self, at: float) -> float | None:
-        """Seconds per token to expect now; a failure's penalty fades by ``e`` every 10 s. None: never measured."""
-        if not self.penalty:
-            return self.pace
-        penalty = self.penalty * exp((self.penalised_at - at) / TAU)
-        return penalty if self.pace is None else max(self.pace, penalty)
+    def expected_pace(self, at: float, unmeasured: float = UNMEASURED) -> float:
+        """Seconds per token to expect now; a failure's penalty fades by ``e`` every 10 s.
+
+        ``unmeasured`` stands in for the pace of a provider that has not answered yet.
+        """
+        if self.pace is None:
+            penalty = max(self.penalty, PENALTY_FACTOR * unmeasured) if self.penalty else 0.0
+            return max(unmeasured, self._faded(penalty, at))
+        return max(self.pace, self._faded(self.penalty, at)) if self.penalty else self.pace
+
+    def _faded(self, penalty: float, at: float) -> float:
+        return penalty * exp((self.penalised_at - at) / TAU)
 
     def __repr__(self) -> str:
         return f"CandidateView({self.name!r}, in_flight={self.in_flight}, pace={self.pace})"

@@ -1,15 +1,69 @@
-"""What the dialects whose tool calls carry no id share: results name their tool, arguments are JSON objects."""
+"""What the dialects share whose tool calls carry no id: results name their tool, arguments are JSON objects."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.core.errors import InvalidRequestError
-from orchestrator.core.types import Message, ResponseFormat, ToolCall
+from orchestrator.core.errors import InvalidRequestError, MalformedResponseError, ProviderError
+from orchestrator.core.types import Message, ResponseFormat, Tool, ToolCall
+from orchestrator.providers._errors import error_from_payload
 
-__all__ = ["arguments_object", "described_schema", "speaker_name", "tool_name"]
+__all__ = ["Source", "arguments_object", "count", "described_schema", "function", "speaker_name", "tool_name"]
+
+
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a reply comes from: what every answer and every error of it carries."""
+
+    provider: str
+    model: str
+    request_id: str | None = None
+    secrets: tuple[str, ...] = ()
+
+    def malformed(self, message: str) -> MalformedResponseError:
+        """The error for a reply that is none."""
+        return MalformedResponseError(message, provider=self.provider, model=self.model, request_id=self.request_id)
+
+    def told_error(self, payload: object) -> ProviderError:
+        """The error that stands in a reply with a success status."""
+        error = error_from_payload(payload, provider=self.provider, model=self.model, secrets=self.secrets)
+        error.request_id = error.request_id or self.request_id
+        return error
+
+    def text(self, holder: Mapping[str, Any], key: str) -> str:
+        """The text ``key`` of a message, empty when it is absent or null."""
+        value = holder.get(key)
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            raise self.malformed(f"{key} is {type(value).__name__}, not a text")
+        return value
+
+    def call(self, call_id: str, function: object) -> ToolCall:
+        """A call of a tool from ``{"name": …, "arguments": {…}}``."""
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(function, dict) or not isinstance(name, str) or not name:
+            raise self.malformed("a tool call names no tool")
+        arguments = function.get("arguments")
+        if not isinstance(arguments, str):
+            arguments = json.dumps(arguments or {}, ensure_ascii=False)
+        return ToolCall(call_id, name, arguments)
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """The JSON object that one event of a stream is."""
+        try:
+            payload = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self.malformed("an event of the stream is no JSON") from error
+        if not isinstance(payload, dict):
+            raise self.malformed("an event of the stream is no JSON object")
+        return payload
 
 
 def arguments_object(call: ToolCall, where: str) -> dict[str, Any]:
@@ -25,9 +79,9 @@ def arguments_object(call: ToolCall, where: str) -> dict[str, Any]:
 
 def tool_name(message: Message, where: str, names: Mapping[str, str]) -> str:
     """The tool whose result ``message`` is; ``names`` maps the ids of the calls so far to the names of their tools."""
-    name = names.get(message.tool_call_id or "") or message.name
+    name = (names.get(message.tool_call_id) if message.tool_call_id else None) or message.name
     if not name:
-        raise InvalidRequestError(f"{where}.tool_call_id answers no call of the messages before it, and name is not set")
+        raise InvalidRequestError(f"{where}.tool_call_id answers no call before it, and name is not set")
     return name
 
 
@@ -45,3 +99,18 @@ def described_schema(wanted: ResponseFormat) -> dict[str, Any]:
     if wanted.description and "description" not in schema:
         return {**schema, "description": wanted.description}
     return schema
+
+
+def function(tool: Tool) -> dict[str, Any]:
+    """The declaration of a tool; one without parameters takes an empty object."""
+    declared: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters or _NO_PARAMETERS}
+    if tool.description is not None:
+        declared["description"] = tool.description
+    return declared
+
+
+def count(value: object) -> int:
+    """A number of tokens, sent as a number or as text; 0 for anything else."""
+    if isinstance(value, str) and len(value) < 20 and value.isdecimal():
+        return int(value)
+    return max(value, 0) if isinstance(value, int) else 0

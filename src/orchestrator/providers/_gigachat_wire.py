@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from orchestrator.core.errors import InvalidRequestError, MalformedResponseError
+from orchestrator.core.errors import InvalidRequestError
 from orchestrator.core.types import (
     Completion,
     Finished,
@@ -18,13 +18,20 @@ from orchestrator.core.types import (
     ResponseFormat,
     StreamEvent,
     TextDelta,
-    Tool,
     ToolCall,
     ToolCallDelta,
     ToolChoice,
     Usage,
 )
-from orchestrator.providers._conversation import arguments_object, described_schema, speaker_name, tool_name
+from orchestrator.providers._conversation import (
+    Source,
+    arguments_object,
+    count,
+    described_schema,
+    function,
+    speaker_name,
+    tool_name,
+)
 
 __all__ = ["SUPPORTS", "StreamDecoder", "decode", "encode", "refused_field"]
 
@@ -52,7 +59,7 @@ def refused_field(request: Request) -> str | None:
 
 
 def encode(request: Request, *, model: str, stream: bool, extra: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of a chat request; ``extra`` are further fields of the body, which those of the request override."""
+    """The body of a chat request; ``extra`` are further fields of it, which those of the request override."""
     body: dict[str, Any] = {**extra, "model": model, "messages": _messages(request.messages)}
     if request.params is not None:
         body |= request.params.given()
@@ -61,7 +68,7 @@ def encode(request: Request, *, model: str, stream: bool, extra: Mapping[str, An
             del body["temperature"]
             body["top_p"] = 0
     if request.tools:
-        body["functions"] = [_function(tool) for tool in request.tools]
+        body["functions"] = [function(tool) for tool in request.tools]
     choice = _function_call(request.tool_choice, bool(request.tools))
     if choice is not None:
         body["function_call"] = choice
@@ -130,13 +137,6 @@ def _json_text(text: str) -> str:
     return text
 
 
-def _function(tool: Tool) -> dict[str, Any]:
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.parameters}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return function
-
-
 def _function_call(choice: ToolChoice | None, tools: bool) -> str | dict[str, str] | None:  # noqa: FBT001
     if choice is None:
         return "auto" if tools else None
@@ -149,3 +149,113 @@ def _function_call(choice: ToolChoice | None, tools: bool) -> str | dict[str, st
 def _response_format(wanted: ResponseFormat) -> dict[str, Any]:
     encoded = {"type": "json_schema", "schema": described_schema(wanted)}
     return encoded if wanted.strict is None else {**encoded, "strict": wanted.strict}
+
+
+def decode(payload: object, source: Source) -> Completion:
+    """The completion of a plain reply."""
+    choice = _choice(payload, source)
+    message = choice.get("message") if choice is not None else None
+    if choice is None or not isinstance(payload, dict) or not isinstance(message, dict):
+        raise source.malformed("the reply has no choice with a message")
+    call = _call(message, source)
+    return Completion(
+        source.text(message, "content"),
+        model=source.text(payload, "model") or source.model,
+        provider=source.provider,
+        finish_reason=_finish_reason(choice.get("finish_reason") or "stop", source, called=call is not None),
+        usage=_usage(payload.get("usage")),
+        tool_calls=() if call is None else (call,),
+        reasoning=source.text(message, "reasoning_content"),
+        request_id=source.request_id,
+        raw=payload,
+    )
+
+
+class StreamDecoder:
+    """Turns the data of a stream's events into ours; ``done`` when nothing more is to come."""
+
+    __slots__ = ("_called", "_model", "_reason", "_source", "_usage", "done")
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._model = source.model
+        self._reason: str | None = None
+        self._usage: Usage | None = None
+        self._called = False
+        self.done = False
+
+    def feed(self, data: str) -> list[StreamEvent]:
+        """What one event carries."""
+        if data == "[DONE]":
+            self.done = True
+            return []
+        source = self._source
+        payload = source.parse(data)
+        choice = _choice(payload, source)
+        if "usage" in payload:
+            self._usage = _usage(payload["usage"]) or self._usage
+        if choice is None:
+            return []
+        self._model = source.text(payload, "model") or self._model
+        self._reason = choice.get("finish_reason") or self._reason
+        delta = choice.get("delta")
+        return self._pieces(delta) if isinstance(delta, dict) else []
+
+    def _pieces(self, delta: dict[str, Any]) -> list[StreamEvent]:
+        pieces: list[StreamEvent] = []
+        reasoning = self._source.text(delta, "reasoning_content")
+        if reasoning:
+            pieces.append(ReasoningDelta(reasoning))
+        text = self._source.text(delta, "content")
+        if text and self._reason != "blacklist":  # that text is the filter's, not the model's
+            pieces.append(TextDelta(text))
+        call = _call(delta, self._source)
+        if call is not None:
+            self._called = True
+            pieces.append(ToolCallDelta(0, call.id, call.name, call.arguments))
+        return pieces
+
+    def finish(self) -> Finished:
+        """The last event, once the stream has ended; :class:`MalformedResponseError` when it was cut."""
+        source = self._source
+        if self._reason is None:
+            raise source.malformed("the stream ended without a finish reason: the answer is cut")
+        reason = _finish_reason(self._reason, source, called=self._called)
+        return Finished(Completion(
+            "", model=self._model, provider=source.provider, finish_reason=reason, usage=self._usage,
+            request_id=source.request_id,
+        ))
+
+
+def _choice(payload: object, source: Source) -> dict[str, Any] | None:
+    if not isinstance(payload, dict):
+        raise source.malformed("the reply is no JSON object")
+    choices = payload.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        return choices[0]
+    if "message" in payload or "error" in payload:
+        # An error inside a success status: {"status": 500, "message": "…"}.
+        raise source.told_error(payload)
+    return None
+
+
+def _call(message: dict[str, Any], source: Source) -> ToolCall | None:
+    function_call = message.get("function_call")
+    if function_call is None:
+        return None
+    return source.call(source.text(message, "functions_state_id") or "call_0", function_call)
+
+
+def _finish_reason(reason: object, source: Source, *, called: bool) -> FinishReason:
+    known = _FINISH.get(reason) if isinstance(reason, str) else None
+    if known is None:
+        raise source.malformed(f"the answer was ended by {reason!r}")
+    return "tool_calls" if called and known == "stop" else known
+
+
+def _usage(usage: object) -> Usage | None:
+    if not isinstance(usage, dict):
+        return None
+    # GigaChat counts the cached tokens beside the prompt's, not among them.
+    cached = count(usage.get("precached_prompt_tokens"))
+    return Usage(count(usage.get("prompt_tokens")) + cached, count(usage.get("completion_tokens")), cached)

@@ -16,7 +16,7 @@ from orchestrator.providers._errors import wrap_foreign
 __all__ = ["Token", "TokenHolder", "lifetime_until"]
 
 EARLY = 60.0  # seconds before the expiry at which a token is renewed
-PAUSE = 5.0  # seconds between two attempts to renew a token that is still good
+PAUSE = 5.0  # seconds from one attempt to renew a token that is still good to the next
 LIMIT = 30.0  # seconds for one fetch: it serves all callers, so none of their deadlines ends it
 
 
@@ -64,15 +64,20 @@ class TokenHolder:
 
     async def aclose(self) -> None:
         """End a fetch under way; who waits for it gets :class:`ConnectionFailedError`."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        task = self._task
+        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait((task,))
 
     def _renewal(self) -> asyncio.Task[str]:
-        if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(self._renew())
-            self._task.add_done_callback(self._renewed)
-        return self._task
+        loop = asyncio.get_running_loop()
+        task = self._task
+        # A provider may be used from several event loops, and a task of another one cannot be waited for here.
+        if task is None or task.done() or task.get_loop() is not loop:
+            self._renew_at = min(loop.time() + PAUSE, self._expires_at)
+            task = self._task = loop.create_task(self._renew())
+            task.add_done_callback(_seen)
+        return task
 
     async def _renew(self) -> str:
         try:
@@ -88,11 +93,6 @@ class TokenHolder:
         self._renew_at = self._expires_at - min(EARLY, token.lifetime / 2)
         return token.value
 
-    def _renewed(self, task: asyncio.Task[str]) -> None:
-        # Asking for the exception also marks it as seen: everybody who waited may have been cancelled by now.
-        if not task.cancelled() and task.exception() is not None:
-            self._renew_at = task.get_loop().time() + PAUSE
-
     async def _outcome(self, task: asyncio.Task[str]) -> str:
         await asyncio.wait((task,))  # not `await task`, which would pass this caller's cancellation on to the fetch
         if task.cancelled():
@@ -102,6 +102,12 @@ class TokenHolder:
             # A copy for each waiter, as the router writes the attempts of its request into what it raises.
             raise copy(wrap_foreign(error, provider=self._provider)) from error
         return task.result()
+
+
+def _seen(task: asyncio.Task[str]) -> None:
+    # Everybody who waited may have been cancelled by now, and an error nobody asked for would be logged.
+    if not task.cancelled():
+        task.exception()
 
 
 def lifetime_until(expires_at: float, date: str | None) -> float:

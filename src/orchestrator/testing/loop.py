@@ -6,11 +6,13 @@ import asyncio
 import selectors
 from collections.abc import Callable
 from concurrent.futures import Executor
+from math import ulp
 from typing import Any
 
 __all__ = ["DeadlockError", "VirtualTimeLoop"]
 
-_REAL_WAIT = 5.0  # seconds given to real sockets, which no clock can hurry
+_REAL_WAIT = 5.0  # seconds given to real sockets and threads, which no clock can hurry
+_RESOLUTION = 1e-9  # seconds: a timer due within this is due now
 
 
 class DeadlockError(RuntimeError):
@@ -20,7 +22,8 @@ class DeadlockError(RuntimeError):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """``asyncio.Runner(loop_factory=VirtualTimeLoop)``: ``loop.time()`` starts at 0 and jumps to the next timer.
 
-    Sockets and threads still work, in their own real time; while one is at work the clock stands still.
+    Calls in the loop's executor work too: the clock stands still until they are done. So do sockets with both ends in
+    this loop. The clock does not wait for a peer in another thread or process while a timer is set.
     """
 
     def __init__(self) -> None:
@@ -35,15 +38,26 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Move the clock by hand; timers that came due run in the next turn."""
         self._now += seconds
+        # asyncio runs what is due before time() + resolution. In half a year's seconds 1e-9 is lost by rounding, and
+        # a timer due exactly now would never run.
+        self._clock_resolution = max(_RESOLUTION, ulp(self._now))
 
-    def run_in_executor(  # type: ignore[override]  # typeshed's TypeVarTuple form says no more
-        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[..., Any], *args: object
     ) -> asyncio.Future[Any]:
         """As in asyncio; the clock stands still until the thread is done."""
-        self._threads += 1
         future: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        self._threads += 1
         future.add_done_callback(self._thread_done)
         return future
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002  # no clock to obey
+        """As in asyncio; the threads are at work until they are joined."""
+        self._threads += 1
+        try:
+            await super().shutdown_default_executor()
+        finally:
+            self._threads -= 1
 
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._threads -= 1

@@ -1,0 +1,287 @@
+"""Decodes one reply of a Chat Completions server, plain or streamed, in every vendor's variant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+from orchestrator.core.accumulate import Accumulator
+from orchestrator.core.errors import (
+    ContentFilteredError,
+    MalformedResponseError,
+    OverloadedError,
+    ProviderError,
+    ServerError,
+)
+from orchestrator.core.types import (
+    Completion,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    StreamEvent,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from orchestrator.providers._errors import error_from_payload
+from orchestrator.providers._failure import clean
+
+__all__ = ["Reply"]
+
+_REASONS: dict[str, FinishReason] = {
+    "length": "length", "model_length": "length", "max_tokens": "length",
+    "tool_calls": "tool_calls", "function_call": "tool_calls", "content_filter": "content_filter",
+}  # any other word: stop (also eos, end_turn …)
+_FAILURES: dict[str, type[ProviderError]] = {
+    "error": ServerError, "abort": ServerError,
+    "aborted": OverloadedError, "insufficient_system_resource": OverloadedError,
+}
+_MOST = 2**53  # no count of tokens is larger; what is, is nonsense
+
+
+class Reply:
+    """One reply: feed it the events of a stream and ask for the end, or give it a whole body."""
+
+    __slots__ = (
+        "_calls", "_cost", "_has_choice", "_model", "_provider", "_reason", "_refusal", "_request_id", "_secrets",
+        "_usage", "complete", "done",
+    )
+
+    def __init__(
+        self, *, provider: str, model: str | None, request_id: str | None = None, secrets: Iterable[str | None] = ()
+    ) -> None:
+        self._provider = provider
+        self._model = model
+        self._request_id = request_id
+        self._secrets = secrets
+        self._calls = _Calls()
+        self._cost: float | None = None
+        self._has_choice = False
+        self._reason: FinishReason | None = None
+        self._refusal = ""
+        self._usage: Usage | None = None
+        self.done = False  # the answer's text is whole
+        self.complete = False  # and nothing more is to come, or needed
+
+    def feed(self, data: str) -> list[StreamEvent]:
+        """The data of the next event of the stream."""
+        if not data or self.complete:
+            return []
+        if data.startswith("[DONE]"):
+            self.done = self.complete = True
+            return []
+        try:
+            payload = json.loads(data)
+        except (ValueError, RecursionError) as exc:
+            raise self._malformed("an event of the stream is not JSON") from exc
+        return self._take(payload, "delta")
+
+    def finish(self) -> Finished:
+        """The end of the reply; raises when it was cut or is none."""
+        if not self._has_choice:
+            raise self._malformed("the reply has no choices")
+        if not self.done:
+            raise self._malformed("the stream was cut: no finish reason and no [DONE]")
+        if self._refusal:
+            raise self._filtered(f"the model refused: {clean(self._refusal)}")
+        reason = self._reason or "stop"
+        if reason == "stop" and self._calls.count:
+            reason = "tool_calls"
+        return Finished(Completion(
+            "", model=self._model, provider=self._provider, finish_reason=reason, usage=self._usage, cost=self._cost,
+            request_id=self._request_id,
+        ))
+
+    def events(self, payload: object) -> list[StreamEvent]:
+        """The whole reply as the events of a stream, ``Finished`` last."""
+        events = self._take(payload, "message")
+        self.done = True
+        return [*events, self.finish()]
+
+    def completion(self, payload: object) -> Completion:
+        """The whole reply."""
+        answer = Accumulator()
+        for event in self.events(payload):
+            answer.add(event)
+        completion = answer.completion(self._provider)
+        completion.raw = payload
+        return completion
+
+    def _take(self, payload: object, key: str) -> list[StreamEvent]:
+        if not isinstance(payload, dict):
+            raise self._malformed(f"the reply is {_kind(payload)}, not an object")
+        self._raise_told_error(payload)
+        model = payload.get("model")
+        if model and isinstance(model, str):
+            self._model = model
+        choices = payload.get("choices")
+        events: list[StreamEvent] = []
+        if choices:
+            if not isinstance(choices, list):
+                raise self._malformed(f"choices is {_kind(choices)}, not a list")
+            for choice in choices:
+                if not isinstance(choice, dict):
+                    raise self._malformed(f"a choice is {_kind(choice)}, not an object")
+                if not choice.get("index"):  # the others are further answers, asked for by `n`
+                    events += self._choice(choice, key)
+        self._take_usage(payload)
+        return events
+
+    def _raise_told_error(self, payload: dict[str, Any]) -> None:
+        if payload.get("error") or payload.get("object") == "error":
+            raise error_from_payload(
+                payload, provider=self._provider, model=self._model, secrets=self._secrets
+            )
+        groq = payload.get("x_groq")
+        if isinstance(groq, dict) and groq.get("error"):
+            self._raise_told_error(groq)
+
+    def _choice(self, choice: dict[str, Any], key: str) -> list[StreamEvent]:
+        self._raise_told_error(choice)
+        reason = choice.get("finish_reason")
+        message = choice.get(key, choice.get("message"))
+        self._has_choice = True
+        if reason is not None:
+            # First: what comes with content_filter is no continuation of the answer (Yandex sends a replacement).
+            self._end(reason)
+        if message is None:
+            return []
+        if not isinstance(message, dict):
+            raise self._malformed(f"{key} is {_kind(message)}, not an object")
+        return self._message(message, whole=key == "message")
+
+    def _end(self, reason: object) -> None:
+        word = str(reason).lower()[:64]
+        if word in _FAILURES:
+            raise _FAILURES[word](
+                f"the provider ended the answer with finish_reason {word!r}", provider=self._provider,
+                model=self._model, code=word, request_id=self._request_id,
+            )
+        if word == "content_filter":
+            raise self._filtered("the provider's content filter stopped the answer")
+        self._reason = _REASONS.get(word, "stop")
+        self.done = True
+
+    def _message(self, message: dict[str, Any], *, whole: bool) -> list[StreamEvent]:
+        events: list[StreamEvent] = []
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        if reasoning and isinstance(reasoning, str):
+            events.append(ReasoningDelta(reasoning))
+        content = message.get("content")
+        if content:
+            if isinstance(content, str):
+                events.append(TextDelta(content))
+            else:
+                events += self._parts(content)
+        refusal = message.get("refusal")
+        if refusal and isinstance(refusal, str):
+            self._refusal = (self._refusal + refusal)[:2000]
+        calls = message.get("tool_calls")
+        if calls:
+            if not isinstance(calls, list):
+                raise self._malformed(f"tool_calls is {_kind(calls)}, not a list")
+            for position, call in enumerate(calls):
+                events += self._call(call, position if whole else None)
+        return events
+
+    def _parts(self, parts: object) -> list[StreamEvent]:
+        """Content as a list of parts (Mistral); parts that are neither text nor thinking are in ``raw``."""
+        if not isinstance(parts, list):
+            raise self._malformed(f"content is {_kind(parts)}, not a text")
+        events: list[StreamEvent] = []
+        for part in parts:
+            text = part.get("text") if isinstance(part, dict) else part
+            if text and isinstance(text, str):
+                events.append(TextDelta(text))
+            elif isinstance(part, dict) and part.get("thinking"):
+                thought = "".join(delta.text for delta in self._parts(part["thinking"]) if isinstance(delta, TextDelta))
+                if thought:
+                    events.append(ReasoningDelta(thought))
+        return events
+
+    def _call(self, call: object, position: int | None) -> list[StreamEvent]:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(call, dict) or not isinstance(function, dict):
+            raise self._malformed("a tool call is no object with a function")
+        call_id, name, arguments = call.get("id") or "", function.get("name") or "", function.get("arguments")
+        if not isinstance(call_id, str) or not isinstance(name, str):
+            raise self._malformed("the id or the name of a tool call is not a text")
+        if arguments is None:
+            arguments = ""
+        elif not isinstance(arguments, str):
+            arguments = json.dumps(arguments, ensure_ascii=False)
+        index = self._calls.index(call.get("index") if position is None else position, call_id, name)
+        return [ToolCallDelta(index, call_id or None, name or None, arguments)]
+
+    def _take_usage(self, payload: dict[str, Any]) -> None:
+        told = payload.get("usage")
+        if not told:
+            groq = payload.get("x_groq")
+            told = groq.get("usage") if isinstance(groq, dict) else None
+        if not told or not isinstance(told, dict):
+            return
+        # The last one counts, wherever it stands; they are never added up.
+        self._usage = _usage(told)
+        cost = told.get("cost")
+        if isinstance(cost, int | float) and isfinite(cost) and cost >= 0:
+            self._cost = float(cost)
+        self.complete = self.done
+
+    def _filtered(self, message: str) -> ContentFilteredError:
+        return ContentFilteredError(
+            message, provider=self._provider, model=self._model, request_id=self._request_id
+        )
+
+    def _malformed(self, message: str) -> MalformedResponseError:
+        return MalformedResponseError(
+            message, provider=self._provider, model=self._model, request_id=self._request_id
+        )
+
+
+class _Calls:
+    """Numbers the tool calls of a reply, whatever the server calls them.
+
+    Most servers number the fragments; some leave the number out, and some give each of several calls the number 0.
+    """
+
+    __slots__ = ("_ids", "_numbers")
+
+    def __init__(self) -> None:
+        self._numbers: dict[int | None, int] = {}
+        self._ids: list[str] = []
+
+    @property
+    def count(self) -> int:
+        return len(self._ids)
+
+    def index(self, told: object, call_id: str, name: str) -> int:
+        key = told if isinstance(told, int) else None
+        number = self._numbers.get(key)
+        if number is None or (name and (call_id != self._ids[number] if call_id else key is None)):
+            number = self._numbers[key] = len(self._ids)
+            self._ids.append(call_id)
+        return number
+
+
+def _usage(told: Mapping[str, Any]) -> Usage:
+    prompt = told.get("prompt_tokens_details")
+    completion = told.get("completion_tokens_details")
+    cached = _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else 0
+    return Usage(
+        _count(told.get("prompt_tokens")),
+        _count(told.get("completion_tokens")),
+        cached or _count(told.get("cached_tokens")) or _count(told.get("prompt_cache_hit_tokens")),
+        _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else 0,
+    )
+
+
+def _count(value: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and 0 <= value < _MOST else 0
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

@@ -1,0 +1,125 @@
+"""Framing of streams, without I/O: bytes split anywhere go in, whole events come out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from orchestrator.core.errors import MalformedResponseError
+
+__all__ = ["LINE_LIMIT", "NDJSONDecoder", "SSEDecoder", "ServerSentEvent"]
+
+LINE_LIMIT = 1024 * 1024  # bytes of one line, and of one event
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class ServerSentEvent(NamedTuple):
+    """One event: its ``data`` lines, joined, and its name."""
+
+    data: str
+    event: str = "message"
+
+
+class _Lines:
+    """Cuts bytes into lines at LF, CRLF or CR; looks at every byte once, however small the chunks are."""
+
+    __slots__ = ("_after_cr", "_limit", "_partial", "_start")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._partial = bytearray()
+        self._after_cr = False
+        self._start = True
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that ``chunk`` completes, without their ends."""
+        if self._after_cr and chunk:
+            # The LF of a CRLF that was cut in two; the line itself was not held back to wait for it.
+            self._after_cr = False
+            if chunk[0] == 10:
+                chunk = chunk[1:]
+        if b"\r" in chunk:
+            self._after_cr = chunk[-1] == 13
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        may_be_long = len(self._partial) + len(chunk) > self._limit
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        if lines and self._partial:
+            lines[0] = self.rest() + lines[0]
+        self._partial += rest
+        if may_be_long and max(len(self._partial), *map(len, lines), 0) > self._limit:
+            raise MalformedResponseError(f"a line of the stream is longer than {self._limit} bytes")
+        if self._start and lines:
+            self._start = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        return lines
+
+    def rest(self) -> bytes:
+        """What was fed since the last line end."""
+        partial = bytes(self._partial)
+        self._partial.clear()
+        return partial
+
+
+class SSEDecoder:
+    """Server-sent events as the WHATWG HTML standard frames them (§9.2.6); ``id`` and ``retry`` are skipped.
+
+    An event that no blank line ended is dropped, as the standard says: it may have been cut.
+    """
+
+    __slots__ = ("_data", "_limit", "_lines", "_name", "_size")
+
+    def __init__(self, limit: int = LINE_LIMIT) -> None:
+        self._limit = limit
+        self._lines = _Lines(limit)
+        self._data: list[bytes] = []
+        self._size = 0
+        self._name = "message"
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that ``chunk`` completes; :class:`MalformedResponseError` when one is longer than the limit."""
+        events: list[ServerSentEvent] = []
+        for line in self._lines.feed(chunk):
+            if not line:
+                if self._data:
+                    events.append(self._event())
+                self._name = "message"
+            elif line.startswith(b"data: ") and not self._data:
+                self._data.append(line[6:])
+            elif line[0] != 58:  # a comment
+                self._field(line)
+        return events
+
+    def _event(self) -> ServerSentEvent:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        self._data.clear()
+        return ServerSentEvent(data.decode(errors="replace"), self._name)
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._size = self._size + len(value) + 1 if self._data else len(value)
+            if self._size > self._limit:
+                raise MalformedResponseError(f"an event of the stream is longer than {self._limit} bytes")
+            self._data.append(value)
+        elif name == b"event":
+            self._name = value.decode(errors="replace") or "message"
+
+
+class NDJSONDecoder:
+    """One JSON text per line; blank lines are skipped."""
+
+    __slots__ = ("_lines",)
+
+    def __init__(self, limit: int = LINE_LIMIT) -> None:
+        self._lines = _Lines(limit)
+
+    def feed(self, chunk: bytes) -> list[str]:
+        """The texts that ``chunk`` completes; :class:`MalformedResponseError` when a line is longer than the limit."""
+        return [line.decode(errors="replace") for line in self._lines.feed(chunk) if line.strip()]
+
+    def finish(self) -> list[str]:
+        """The last text, if no line end followed it."""
+        line = self._lines.rest()
+        return [line.decode(errors="replace")] if line.strip() else []

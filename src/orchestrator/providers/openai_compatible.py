@@ -1,0 +1,200 @@
+"""Every service that speaks OpenAI's Chat Completions; what its vendor does differently is a row of the catalog."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+from functools import partial
+from typing import ClassVar
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from orchestrator.core.accumulate import check_completion
+from orchestrator.core.clock import now
+from orchestrator.core.config import ProviderConfig
+from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError
+from orchestrator.core.types import Completion, Request, StreamEvent
+from orchestrator.providers._errors import error_from_response, request_id
+from orchestrator.providers._http import HttpClient, WireStream, parse_json
+from orchestrator.providers._openai_reply import Reply
+from orchestrator.providers._openai_wire import encode_body, encode_request
+from orchestrator.providers._sse import SSEDecoder
+from orchestrator.providers.base import EVERYTHING, BaseProvider
+from orchestrator.providers.catalog import Vendor, find_vendor
+
+__all__ = ["OpenAICompatibleProvider"]
+
+# Seconds.
+ALONE = 60.0  # for one answer without a router, unless config.timeout says otherwise
+PROBE = 10.0  # for a health check
+USAGE = 2.0  # from the end of the text to the usage that follows it; a server may never send it
+DRAIN = 0.1  # to read a finished stream to its end, so that the connection can be used again
+
+
+class OpenAICompatibleProvider(BaseProvider):
+    """A service with ``POST {base_url}/chat/completions``.
+
+    ``vendor`` is a name or a row of :mod:`orchestrator.providers.catalog`; without it the host of
+    ``config.base_url`` tells, and without that it is OpenAI. ``config.extra_body`` is sent with every request, whose
+    own fields override it. ``http_client`` is used as it is and never closed.
+    """
+
+    supports: ClassVar[frozenset[str]] = EVERYTHING
+
+    def __init__(
+        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, vendor: Vendor | str | None = None
+    ) -> None:
+        super().__init__(config)
+        self._asked_vendor = vendor
+        self._http = HttpClient(config, http_client=http_client)
+        self._configure()
+        config.on_change(self._configure)
+
+    @property
+    def vendor(self) -> Vendor:
+        """The dialect in use."""
+        return self._vendor
+
+    def _configure(self) -> None:
+        """All that is the same for every request, computed once per configuration."""
+        config = self.config
+        self._vendor = vendor = find_vendor(self._asked_vendor, config.base_url)
+        base = config.base_url or vendor.base_url
+        if base is None or urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).netloc:
+            raise ValueError(f"base_url of {config.name!r} must begin with http:// or https:// and name a host")
+        base = base.rstrip("/") + "/"
+        self._url = urljoin(base, "chat/completions")
+        self._health_url = urljoin(base, vendor.health)
+        self._model = _model(config, vendor)
+        self._body = {"model": self._model, **config.extra_body}
+        self._headers = {"content-type": "application/json"}
+        if config.api_key:
+            self._headers["authorization"] = f"Bearer {config.api_key}"
+        if vendor.folder and config.folder_id:
+            self._headers["openai-project"] = config.folder_id
+
+    def unsupported(self, request: Request) -> str | None:
+        """The feature of ``request`` that this vendor does not have, or None."""
+        if request.needs:
+            missing = request.needs - self._vendor.supports
+            if missing:
+                return min(missing)
+            choice = request.tool_choice
+            if choice is not None and choice.mode == "named" and not self._vendor.named_tool_choice:
+                return "tool_choice"
+        return None
+
+    async def complete(self, request: Request) -> Completion:
+        """The whole answer."""
+        return await self._retry_with_backoff(partial(self._complete, request))
+
+    async def _complete(self, request: Request) -> Completion:
+        response = await self._http.send(
+            "POST", self._url, headers=self._headers, body=self._encode(request, stream=False),
+            connect=request.timeouts.connect, timeout=self._limit(),
+        )
+        if not _is_success(response.status):
+            raise self._refusal(response.status, response.headers, response.body)
+        answer = self._reply(response.headers).completion(self._payload(response.headers, response.body))
+        return check_completion(answer, self.name)
+
+    async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
+        """The answer piece by piece, ``Finished`` last."""
+        async with AsyncExitStack() as stack:
+            stream = await self._retry_with_backoff(partial(self._open, request, stack))
+            reply = self._reply(stream.headers)
+            if stream.headers.get("content-type", "").startswith("application/json"):  # it does not stream
+                for event in reply.events(self._payload(stream.headers, await stream.read())):
+                    yield event
+                return
+            frames = SSEDecoder()
+            chunks = await stack.enter_async_context(aclosing(stream.chunks()))
+            async for chunk in chunks:
+                for frame in frames.feed(chunk):
+                    for event in reply.feed(frame.data):
+                        yield event
+                if reply.done:
+                    break
+            for event in await _tail(chunks, frames, reply):
+                yield event
+            yield reply.finish()
+
+    async def _open(self, request: Request, stack: AsyncExitStack) -> WireStream:
+        """The response of a stream, left open on ``stack`` unless its status is an error."""
+        async with AsyncExitStack() as opening:
+            stream = await opening.enter_async_context(self._http.stream(
+                "POST", self._url, headers=self._headers, body=self._encode(request, stream=True),
+                connect=request.timeouts.connect, read=self._limit(),
+            ))
+            if not _is_success(stream.status):
+                raise self._refusal(stream.status, stream.headers, await stream.read())
+            await stack.enter_async_context(opening.pop_all())
+        return stream
+
+    async def health_check(self) -> bool:
+        """Whether the service answers and takes the key; never raises."""
+        try:
+            response = await self._http.send("GET", self._health_url, headers=self._headers, timeout=PROBE)
+        except OrchestratorError as error:
+            self.logger.debug("health check failed: %s", error)
+            return False
+        return _is_success(response.status)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def _encode(self, request: Request, *, stream: bool) -> bytes:
+        field = self.unsupported(request)
+        if field is not None:
+            raise InvalidRequestError(f"{field}: {self._vendor.name} does not take it", provider=self.name)
+        return encode_body(encode_request(request, self._vendor, self._body, stream=stream))
+
+    def _limit(self) -> float | None:
+        """Seconds for one answer; a router has its own guard."""
+        return None if self.routed else self.config.timeout or ALONE
+
+    def _reply(self, headers: Mapping[str, str]) -> Reply:
+        return Reply(
+            provider=self.name, model=self._model, request_id=request_id(headers), secrets=(self.config.api_key,)
+        )
+
+    def _payload(self, headers: Mapping[str, str], body: bytes) -> object:
+        payload: object = parse_json(body, headers.get("content-type", ""), provider=self.name, model=self._model)
+        return payload
+
+    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
+        return error_from_response(
+            status, headers, body, provider=self.name, model=self._model, secrets=(self.config.api_key,)
+        )
+
+
+async def _tail(chunks: AsyncGenerator[bytes, None], frames: SSEDecoder, reply: Reply) -> list[StreamEvent]:
+    """The rest of a stream whose text is whole: its usage, then its end. A failure in it cannot lose the answer."""
+    events: list[StreamEvent] = []
+    with suppress(builtins.TimeoutError, ProviderError):
+        async with asyncio.timeout(DRAIN if reply.complete else USAGE) as limit:
+            async for chunk in chunks:
+                for frame in frames.feed(chunk):
+                    events += reply.feed(frame.data)
+                if reply.complete:
+                    limit.reschedule(min(limit.when() or 0.0, now() + DRAIN))
+    return events
+
+
+def _model(config: ProviderConfig, vendor: Vendor) -> str:
+    model = config.model or vendor.default_model
+    if not model:
+        raise ValueError(f"model of {config.name!r} is not set, and {vendor.name} has no default")
+    if not vendor.folder or "://" in model:
+        return model
+    if not config.folder_id:
+        raise ValueError(f"folder_id of {config.name!r} is not set; without it model must be a whole gpt:// address")
+    return f"gpt://{config.folder_id}/{model}" if "/" in model else f"gpt://{config.folder_id}/{model}/latest"
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300

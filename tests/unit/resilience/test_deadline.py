@@ -1,0 +1,91 @@
+"""One sweep for all limits: it cancels who is late, and only them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from orchestrator.resilience.deadline import Watch
+
+
+async def wait_under(watch: Watch, limit: float, sleep: float) -> str:
+    loop = asyncio.get_running_loop()
+    guard = watch.arm(loop.time() + limit)
+    try:
+        await asyncio.sleep(sleep)
+    except asyncio.CancelledError:
+        watch.disarm(guard)
+        return "late" if guard.settle() else "cancelled"
+    watch.disarm(guard)
+    return "in time"
+
+
+async def test_only_the_late_task_is_cancelled_and_at_its_own_limit():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    first = asyncio.create_task(wait_under(watch, 3, 100))
+    second = asyncio.create_task(wait_under(watch, 5, 4))
+    third = asyncio.create_task(wait_under(watch, 2, 100))
+    assert await third == "late"
+    assert loop.time() == pytest.approx(2)
+    assert await first == "late"
+    assert loop.time() == pytest.approx(3)
+    assert await second == "in time"
+    assert len(watch) == 0
+
+
+async def test_a_limit_far_away_costs_one_timer_not_one_per_guard():
+    loop = asyncio.get_running_loop()
+    scheduled = []
+    plain = loop.call_at
+    loop.call_at = lambda when, *args: scheduled.append(when) or plain(when, *args)
+    watch = Watch(loop)
+    for _ in range(100):
+        watch.disarm(watch.arm(loop.time() + 50))
+    del loop.call_at
+    assert len(scheduled) == 1
+
+
+async def test_a_cancellation_from_outside_is_not_taken_for_a_limit():
+    task = asyncio.create_task(wait_under(Watch(asyncio.get_running_loop()), 10, 100))
+    await asyncio.sleep(1)
+    task.cancel()
+    assert await task == "cancelled"
+
+
+async def test_a_cancellation_from_outside_wins_when_both_come_together():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    task = asyncio.create_task(wait_under(watch, 1, 100))
+    loop.call_at(loop.time() + 1, task.cancel)
+    assert await task == "cancelled"
+
+
+async def test_without_a_task_the_guard_lapses():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    lapsed = []
+    guard = watch.arm(loop.time() + 10)
+    guard.take(None)
+    guard.lapse = lambda: lapsed.append(loop.time())
+    watch.move(guard, loop.time() + 3)
+    await asyncio.sleep(20)
+    assert lapsed == [pytest.approx(3)]
+    assert guard.expired
+    assert not guard.settle()
+
+
+async def test_a_guard_without_task_and_without_lapse_is_only_forgotten():
+    watch = Watch(asyncio.get_running_loop())
+    guard = watch.arm(1.0)
+    guard.take(None)
+    await asyncio.sleep(2)
+    assert len(watch) == 0
+
+
+async def test_the_sweep_moves_on_to_the_next_nearest_limit():
+    watch = Watch(asyncio.get_running_loop())
+    tasks = [asyncio.create_task(wait_under(watch, limit, 100)) for limit in (4, 1, 3, 2)]
+    assert await asyncio.gather(*tasks) == ["late"] * 4
+    assert asyncio.get_running_loop().time() == pytest.approx(4)
