@@ -1,7 +1,5 @@
 """Answers a prompt as long as any configured LLM provider can: ``await Router(...).route(prompt)``."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from orchestrator.core.config import BreakerPolicy, GenerationParams, ProviderConfig, RetryPolicy, Timeouts
 from orchestrator.core.errors import (
     AllProvidersFailedError,
@@ -96,7 +94,10 @@ __all__ = [
     "Usage",
 ]
 
-try:
-    __version__ = version("resilient-orchestrator")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0.0.0"
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # looked up when asked for: reading metadata is a fifth of the import time
+        from importlib.metadata import version
+
+        return version("resilient-orchestrator")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -75,7 +75,7 @@ class Candidate:
         config, view = self.config, self.view
         self.model = config.model
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
-        self.limits = Limits.of(config)
+        self.limits = Limits.of(config, view.in_flight, self.limits)
         self._pool.stale = True
 
     def wait_time(self, at: float) -> float:

@@ -110,11 +110,11 @@ class Router:
         """Every provider's state, by name."""
         return self._run(self._call(self._router.snapshot))
 
-    def close(self) -> None:
-        """Close every provider and stop the thread. Idempotent."""
+    def close(self, *, grace: float = 5.0) -> None:
+        """Close every provider and stop the thread; calls under way get ``grace`` seconds to end. Idempotent."""
         if self._closed:
             return
-        self._run(self._router.aclose())
+        self._run(self._router.aclose(grace=grace))
         self._closed = True
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -91,7 +91,7 @@ def test_closing_is_idempotent_and_final():
     router.route("x")
     left_open = router.route_stream("x")
     next(left_open)
-    router.close()
+    router.close(grace=0)
     router.close()
     with pytest.raises(RouterClosedError):
         router.route("x")

@@ -147,7 +147,7 @@ def wrap_foreign(exc: Exception, *, provider: str, model: str | None = None) -> 
         return exc
     response = getattr(exc, "response", None)
     status = getattr(response, "status_code", None)
-    if not isinstance(status, int):
+    if not isinstance(status, int) or status < 300:
         return error_from_transport(exc, provider=provider, model=model)
     error = error_from_response(
         status, _headers_of(response), _content_of(response), provider=provider, model=model

@@ -21,6 +21,7 @@ import httpx
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import MalformedResponseError, OrchestratorError, ProviderError, TimeoutError
 from orchestrator.providers._errors import error_from_transport
+from orchestrator.providers._sse import LINE_LIMIT
 
 __all__ = ["LIMITS", "HttpClient", "WireLimits", "WireResponse", "WireStream", "parse_json"]
 
@@ -35,7 +36,7 @@ class WireLimits:
     """Bytes that may come from a provider: a whole body, one line or event of a stream, a whole stream."""
 
     body: int = 32 * _MIB
-    line: int = 1 * _MIB
+    line: int = LINE_LIMIT
     stream: int = 64 * _MIB
 
 

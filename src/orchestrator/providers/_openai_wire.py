@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.core.config import GenerationParams
@@ -20,7 +20,7 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
 def encode_request(request: Request, vendor: Vendor, base: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
-    """The body as JSON values; ``base`` holds the model and what the configuration adds, which the request overrides."""
+    """The body as JSON values; ``base`` holds what the configuration says, and the request overrides it."""
     body: dict[str, Any] = dict(base)
     body["messages"] = [_message(message, vendor) for message in request.messages]
     if request.params is not None:

@@ -16,16 +16,17 @@ __all__ = ["VENDORS", "Vendor", "find_vendor"]
 class Vendor:
     """One dialect of Chat Completions.
 
-    ``base_url`` stands before ``/chat/completions``; ``host``, and any host below it, identifies the vendor.
+    ``base_url`` stands before ``/chat/completions``; ``hosts``, and any host below them, identify the vendor.
     ``key_env`` is the customary environment variable of its key (the library never reads it), None where no key is
     needed. ``supports`` are the features of a request it takes (``Request.needs``); ``max_tokens`` and ``seed`` are
     its names of these fields. ``stream_options``: usage in a stream must be asked for. ``health`` is joined to
-    ``base_url`` as a relative URL.
+    ``base_url`` as a relative URL. ``nine_character_ids``: ids of tool calls have that form. ``folder``: models and
+    calls belong to ``ProviderConfig.folder_id``.
     """
 
     name: str
     base_url: str | None = None
-    host: str | None = None
+    hosts: tuple[str, ...] = ()
     key_env: str | None = None
     default_model: str | None = None
     supports: frozenset[str] = EVERYTHING
@@ -40,28 +41,28 @@ class Vendor:
 
 _ROWS = (
     Vendor(
-        "openai", "https://api.openai.com/v1", "api.openai.com", "OPENAI_API_KEY", "gpt-6-luna",
+        "openai", "https://api.openai.com/v1", ("api.openai.com",), "OPENAI_API_KEY", "gpt-6-luna",
         max_tokens="max_completion_tokens",
     ),
     Vendor(
-        "openrouter", "https://openrouter.ai/api/v1", "openrouter.ai", "OPENROUTER_API_KEY", "openrouter/auto",
+        "openrouter", "https://openrouter.ai/api/v1", ("openrouter.ai",), "OPENROUTER_API_KEY", "openrouter/auto",
         health="key",  # the list of models is public and proves nothing about the key
     ),
     Vendor(
-        "deepseek", "https://api.deepseek.com", "api.deepseek.com", "DEEPSEEK_API_KEY", "deepseek-v4-flash",
+        "deepseek", "https://api.deepseek.com", ("api.deepseek.com",), "DEEPSEEK_API_KEY", "deepseek-v4-flash",
         supports=EVERYTHING - {"seed", "json_schema"},
     ),
-    Vendor("groq", "https://api.groq.com/openai/v1", "api.groq.com", "GROQ_API_KEY", "openai/gpt-oss-20b"),
+    Vendor("groq", "https://api.groq.com/openai/v1", ("api.groq.com",), "GROQ_API_KEY", "openai/gpt-oss-20b"),
     Vendor(
-        "together", "https://api.together.xyz/v1", "api.together.xyz", "TOGETHER_API_KEY",
+        "together", "https://api.together.xyz/v1", ("api.together.xyz", "api.together.ai"), "TOGETHER_API_KEY",
         "meta-llama/Llama-3.3-70B-Instruct-Turbo", stream_options=False,
     ),
     Vendor(
-        "mistral", "https://api.mistral.ai/v1", "mistral.ai", "MISTRAL_API_KEY", "mistral-small-latest",
+        "mistral", "https://api.mistral.ai/v1", ("mistral.ai",), "MISTRAL_API_KEY", "mistral-small-latest",
         stream_options=False, seed="random_seed", nine_character_ids=True,  # unknown fields are refused with a 422
     ),
     Vendor(
-        "yandex", "https://llm.api.cloud.yandex.net/v1", "api.cloud.yandex.net", "YANDEX_API_KEY", "yandexgpt-lite",
+        "yandex", "https://ai.api.cloud.yandex.net/v1", ("api.cloud.yandex.net",), "YANDEX_API_KEY", "yandexgpt-lite",
         supports=EVERYTHING - {"stop", "seed", "top_p", "json_object"}, stream_options=False, folder=True,
     ),
     Vendor("vllm", "http://localhost:8000/v1", health="../health"),
@@ -93,4 +94,4 @@ def find_vendor(vendor: Vendor | str | None = None, base_url: str | None = None)
     if base_url is None:
         return VENDORS["openai"]
     host = urlsplit(base_url).hostname or ""
-    return next((row for row in _ROWS if row.host and f".{host}".endswith(f".{row.host}")), _ANY)
+    return next((row for row in _ROWS if any(f".{host}".endswith(f".{known}") for known in row.hosts)), _ANY)

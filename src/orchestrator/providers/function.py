@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Literal, get_args
 
-from orchestrator.core.accumulate import Accumulator
 from orchestrator.core.errors import MalformedResponseError
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
 from orchestrator.providers.base import CONVERSATION, PARAMS, BaseProvider, ProviderConfig
@@ -52,11 +51,7 @@ class FunctionProvider(BaseProvider):
     async def complete(self, request: Request) -> Completion:
         """What the function returns, or all its pieces together."""
         if self._streams:
-            answer = Accumulator()
-            async with aclosing(self.open_stream(request)) as events:
-                async for event in events:
-                    answer.add(event)
-            return answer.completion(self.name)
+            return await super().complete(request)
         result = await self._call(request)
         if isinstance(result, str):
             return Completion(result)

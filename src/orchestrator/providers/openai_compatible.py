@@ -45,7 +45,8 @@ class OpenAICompatibleProvider(BaseProvider):
     supports: ClassVar[frozenset[str]] = EVERYTHING
 
     def __init__(
-        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, vendor: Vendor | str | None = None
+        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None,
+        vendor: Vendor | str | None = None,
     ) -> None:
         super().__init__(config)
         self._asked_vendor = vendor
@@ -61,18 +62,19 @@ class OpenAICompatibleProvider(BaseProvider):
     def _configure(self) -> None:
         """All that is the same for every request, computed once per configuration."""
         config = self.config
-        self._vendor = vendor = find_vendor(self._asked_vendor, config.base_url)
+        vendor = find_vendor(self._asked_vendor, config.base_url)
         base = config.base_url or vendor.base_url
         if base is None or urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).netloc:
             raise ValueError(f"base_url of {config.name!r} must begin with http:// or https:// and name a host")
         base = base.rstrip("/") + "/"
+        self._model = _model(config, vendor)
+        self._vendor = vendor
         self._url = urljoin(base, "chat/completions")
         self._health_url = urljoin(base, vendor.health)
-        self._model = _model(config, vendor)
         self._body = {"model": self._model, **config.extra_body}
         self._headers = {"content-type": "application/json"}
         if config.api_key:
-            self._headers["authorization"] = f"Bearer {config.api_key}"
+            self._headers["authorization"] = f"Bearer {config.api_key.strip()}"
         if vendor.folder and config.folder_id:
             self._headers["openai-project"] = config.folder_id
 
@@ -145,6 +147,8 @@ class OpenAICompatibleProvider(BaseProvider):
 
     async def aclose(self) -> None:
         """Close the connections."""
+        with suppress(ValueError):  # closed before
+            self.config.off_change(self._configure)
         await self._http.aclose()
 
     def _encode(self, request: Request, *, stream: bool) -> bytes:

@@ -1,0 +1,1 @@
+"""Guards of a call: breaker, limits, deadline, retry; each usable alone, none knows another provider."""

@@ -237,7 +237,7 @@ class Circuit:
         """Make up for what time alone has brought about."""
         if self._phase == "ramp":
             if not _left(self._until, at):
-                self._enter("closed", "ramp over", at)
+                self._enter("closed", "ramp over", at, anew=False)
         elif self._probes and not _left(self._probe_deadline(), at):
             self._trip("probe timed out", at, since=self._probe_deadline())
 
@@ -330,10 +330,10 @@ class Circuit:
         else:
             self._enter("closed", reason, at)
 
-    def _enter(self, phase: BreakerState, reason: str, at: float, *, until: float = inf) -> None:
+    def _enter(self, phase: BreakerState, reason: str, at: float, *, until: float = inf, anew: bool = True) -> None:
         old = self._phase
         self._until = until
-        if (old, phase) != ("ramp", "closed"):
+        if anew:  # what was begun before says nothing about what is now
             self._generation += 1
             self._window.clear()
             self._probes.clear()

@@ -30,11 +30,20 @@ class Limits:
         self._spent = 0
 
     @classmethod
-    def of(cls, config: ProviderConfig) -> Limits | None:
-        """The limits of a configuration; None when it sets none."""
-        if config.rpm_limit is config.tpm_limit is config.max_concurrency is None:
+    def of(cls, config: ProviderConfig, in_use: int = 0, before: Limits | None = None) -> Limits | None:
+        """The limits of a configuration; None when it sets none.
+
+        ``in_use`` calls are under way; what ``before`` has counted goes on counting.
+        """
+        if config.rpm_limit is None and config.tpm_limit is None and config.max_concurrency is None:
             return None
-        return cls(rpm=config.rpm_limit, tpm=config.tpm_limit, concurrency=config.max_concurrency)
+        limits = cls(rpm=config.rpm_limit, tpm=config.tpm_limit, concurrency=config.max_concurrency)
+        limits._in_use = in_use
+        if before is not None:
+            limits._calls.extend(before._calls)
+            limits._tokens.extend(before._tokens)
+            limits._spent = before._spent
+        return limits
 
     @property
     def full(self) -> bool:

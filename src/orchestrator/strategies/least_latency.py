@@ -23,13 +23,15 @@ class LeastLatency(RoutingStrategy):
     :class:`CandidateView` for how it ages and what a failure adds. All candidates are compared: drawing two of them
     first (the power of two choices) is no better for as few as a router has (``benchmarks/strategy_check.py``).
 
-    Every 50th decision goes to the idle candidate not heard of for longest, if that is more than 10 s: a provider that
-    was slow once is found again when it is fast.
+    Every ``explore_every``-th decision goes to the idle candidate not heard of for longest, if that is more than
+    ``explore_after`` seconds: a provider that was slow once is found again when it is fast.
     """
 
     name = "least-latency"
 
-    def __init__(self) -> None:
+    def __init__(self, *, explore_every: int = EXPLORE_EVERY, explore_after: float = EXPLORE_AFTER) -> None:
+        self._explore_every = explore_every
+        self._explore_after = explore_after
         self._decisions = 0
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
@@ -40,7 +42,8 @@ class LeastLatency(RoutingStrategy):
         turn = self._decisions % len(candidates)
         views = [*candidates[turn:], *candidates[:turn]]
         at = now()
-        first = _unheard(views, at) if self._decisions % EXPLORE_EVERY == 0 else None
+        explores = self._decisions % self._explore_every == 0
+        first = _unheard(views, at - self._explore_after) if explores else None
         if first is None:
             first = _least(views, at)
         yield first
@@ -51,11 +54,11 @@ class LeastLatency(RoutingStrategy):
         yield from sorted(views, key=lambda view: (_cost(view, at, fastest, crowd), view.in_flight))
 
 
-def _unheard(views: Sequence[CandidateView], at: float) -> CandidateView | None:
+def _unheard(views: Sequence[CandidateView], since: float) -> CandidateView | None:
     """The idle candidate without news for longest; one with calls under way is being explored already."""
     idle = [view for view in views if not view.in_flight]
     oldest = min(idle, key=_news, default=None)
-    return oldest if oldest is not None and at - _news(oldest) > EXPLORE_AFTER else None
+    return oldest if oldest is not None and _news(oldest) < since else None
 
 
 def _news(view: CandidateView) -> float:

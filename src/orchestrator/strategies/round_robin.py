@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request
@@ -26,14 +27,33 @@ class RoundRobin(RoutingStrategy):
     def __init__(self) -> None:
         self._turn = 0
         self._turns: dict[str, int] = {}
+        self._seated: Sequence[CandidateView] | None = None  # the list that the ring was made of
+        self._ring: deque[CandidateView] = deque()
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
         """See :class:`RoutingStrategy`."""
+        # The pool hands over the same list until something changes: then the next one is known without a search.
+        if candidates is not self._seated or len(candidates) != len(self._ring):
+            self._ring = deque(self._oldest_first(candidates))
+            self._seated = candidates
+        if not self._ring:
+            return
+        first = self._ring[0]
+        self._ring.rotate(-1)
+        self._count(first)
+        yield first
+        for view in self._oldest_first(view for view in candidates if view is not first):
+            self._seated = None
+            self._count(view)
+            yield view
+
+    def _count(self, view: CandidateView) -> None:
+        self._turn += 1
+        self._turns[view.name] = self._turn
+
+    def _oldest_first(self, views: Iterable[CandidateView]) -> list[CandidateView]:
         turns = self._turns
         if len(turns) > REMEMBERED:
-            turns = self._turns = {view.name: turns.get(view.name, 0) for view in candidates}
-        # The list is a rotation of the sorted one, as a rule: two runs, which sorted() merges in linear time.
-        for view in sorted(candidates, key=lambda view: turns.get(view.name, 0)):
-            self._turn += 1
-            turns[view.name] = self._turn
-            yield view
+            views = list(views)
+            turns = self._turns = {view.name: turns.get(view.name, 0) for view in views}
+        return sorted(views, key=lambda view: turns.get(view.name, 0))

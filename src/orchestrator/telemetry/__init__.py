@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.telemetry.logs import LoggingListener
     from orchestrator.telemetry.otel import OpenTelemetryListener
-    from orchestrator.telemetry.redact import redact
 
-__all__ = ["LoggingListener", "OpenTelemetryListener", "redact"]
+__all__ = ["LoggingListener", "OpenTelemetryListener"]
 
-_HOMES = {"LoggingListener": "logs", "OpenTelemetryListener": "otel", "redact": "redact"}
+_HOMES = {"LoggingListener": "logs", "OpenTelemetryListener": "otel"}
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from orchestrator.core.types import FinishReason
 
 __all__ = [
-    "Answer", "Asked", "Dialect", "Endpoint", "HangUp", "Kind", "Piece", "RecordedRequest", "Refusal", "Reply", "Tool", "dump", "status_text", "tokens",
+    "Answer", "Asked", "Dialect", "Endpoint", "HangUp", "Kind", "Piece", "RecordedRequest", "Refusal", "Reply", "Tool", "dump", "parse_json", "status_text", "tokens",
 ]
 
 Endpoint = Literal["chat", "models", "token"]
@@ -94,16 +94,9 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     content_type: str = "application/json"
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
+    def pieces(self) -> AsyncGenerator[Piece, None]:
         """The body piece by piece, also when it is whole."""
-        if isinstance(self.body, bytes):
-            yield Piece("whole", self.body)
-            return
-        try:
-            async for piece in self.body:
-                yield piece
-        finally:
-            await self.body.aclose()
+        return _one(self.body) if isinstance(self.body, bytes) else self.body
 
 
 class HangUp(Exception):
@@ -117,11 +110,14 @@ class HangUp(Exception):
 class Refusal(Exception):
     """The server answers with an error status."""
 
-    def __init__(self, status: int, message: str = "", code: str | int | None = None) -> None:
+    def __init__(
+        self, status: int, message: str = "", code: str | int | None = None, *, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message or status_text(status)
         self.code = code
+        self.headers = headers or {}
 
 
 class Dialect(ABC):
@@ -170,9 +166,21 @@ class Dialect(ABC):
         raise Refusal(404, f"{request.path} is not served")
 
 
+async def _one(body: bytes) -> AsyncGenerator[Piece, None]:
+    yield Piece("whole", body)
+
+
 def tokens(text: str) -> list[str]:
     """The words of a text, each with the blanks around it; joined they are the text."""
     return _TOKEN.findall(text) or ([text] if text else [])
+
+
+def parse_json(body: bytes) -> Any:  # noqa: ANN401  # JSON
+    """The value of a JSON text, None when it is none."""
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
 
 
 def dump(value: object) -> bytes:

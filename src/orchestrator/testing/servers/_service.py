@@ -19,7 +19,6 @@ from orchestrator.testing._exchange import (
     Refusal,
     Reply,
     dump,
-    status_text,
 )
 from orchestrator.testing.faults import Fault, Status
 from orchestrator.testing.servers._answers import AnswerText, answer, canned
@@ -134,7 +133,7 @@ class Service:
         if asked.stream:
             return Reply(200, self._stream(said), content_type=self.dialect.stream_type)
         if said.rate:
-            await asyncio.sleep(said.completion_tokens / said.rate)
+            await asyncio.sleep((said.completion_tokens - 1) / said.rate)  # as long as the stream would take
         return Reply(200, dump(self.dialect.whole(said)))
 
     async def _stream(self, said: Answer) -> AsyncGenerator[Piece, None]:

@@ -1,0 +1,106 @@
+"""The service without a socket: an httpx transport that hands each request straight to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from typing import TypeVar
+
+import httpx
+
+from orchestrator.core.clock import now
+from orchestrator.testing._exchange import HangUp, Piece, RecordedRequest, parse_json
+from orchestrator.testing.servers._service import Service
+
+__all__ = ["MemoryTransport"]
+
+T = TypeVar("T")
+
+
+class MemoryTransport(httpx.AsyncBaseTransport):
+    """Answers as the server would over a socket, with the same exceptions, at the pace of the loop's clock.
+
+    A client's connect and read timeouts hold. Closing the transport leaves the service as it is.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange."""
+        body = await request.aread()
+        if self._service.outage == "refuse":
+            raise httpx.ConnectError("All connection attempts failed", request=request)
+        exchange = _Exchange(self._service, request.extensions.get("timeout", {}).get("read"))
+        try:
+            return await exchange.open(RecordedRequest(
+                request.method, request.url.path, {name.lower(): value for name, value in request.headers.items()},
+                body, parse_json(body), now(),
+            ))
+        except BaseException:
+            exchange.close()
+            raise
+
+
+class _Exchange(httpx.AsyncByteStream):
+    """A request and the reply to it, in the client's own task."""
+
+    def __init__(self, service: Service, read_timeout: float | None) -> None:
+        self._service = service
+        self._read_timeout = read_timeout
+        self._limit: asyncio.Timeout | None = None
+        self._pieces: AsyncGenerator[Piece, None] | None = None
+        self._declared: int | None = None
+        self._aborted = False
+        service.open.add(self)
+
+    async def open(self, request: RecordedRequest) -> httpx.Response:
+        try:
+            reply = await self._step(self._service.handle(request))
+        except HangUp as end:
+            raise _broken("Server disconnected without sending a response.", end) from None
+        headers = {"content-type": reply.content_type, **reply.headers}
+        if isinstance(reply.body, bytes):
+            self.close()
+            return httpx.Response(reply.status, headers=headers, stream=httpx.ByteStream(reply.body))
+        self._pieces = reply.body
+        return httpx.Response(reply.status, headers=headers, stream=self)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        assert self._pieces is not None
+        try:
+            while (piece := await self._step(anext(self._pieces, None))) is not None:
+                if piece.data:
+                    yield piece.data
+        except HangUp as end:
+            text = "peer closed connection without sending complete message body"
+            raise _broken(text, end) from None
+
+    async def aclose(self) -> None:
+        if self._pieces is not None:
+            await self._pieces.aclose()
+        self.close()
+
+    def close(self) -> None:
+        self._service.open.discard(self)
+
+    def abort(self) -> None:
+        """Break the exchange, from outside of its task."""
+        self._aborted = True
+        if self._limit is not None:
+            self._limit.reschedule(now())
+
+    async def _step(self, work: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._read_timeout) as self._limit:
+                return await work
+        except TimeoutError:
+            if self._aborted:
+                raise httpx.ReadError("Connection reset by peer") from None
+            raise httpx.ReadTimeout("no bytes in time") from None
+        finally:
+            self._limit = None
+
+
+def _broken(text: str, end: HangUp) -> httpx.TransportError:
+    return httpx.ReadError("Connection reset by peer") if end.reset else httpx.RemoteProtocolError(text)

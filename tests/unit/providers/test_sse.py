@@ -1,0 +1,102 @@
+"""Framing of streams: server-sent events and JSON lines, from bytes split anywhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.core.errors import MalformedResponseError
+from orchestrator.providers._sse import NDJSONDecoder, ServerSentEvent, SSEDecoder
+
+
+def events(*chunks: bytes, limit: int = 1000) -> list[ServerSentEvent]:
+    decoder = SSEDecoder(limit)
+    return [event for chunk in chunks for event in decoder.feed(chunk)]
+
+
+def data(*chunks: bytes) -> list[str]:
+    return [event.data for event in events(*chunks)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_lines_end_in_any_of_the_three_ways(end):
+    assert data(b"data: a" + end + end + b"data: b" + end + end) == ["a", "b"]
+
+
+def test_an_event_is_handed_over_with_its_blank_line_although_a_lf_may_follow_the_cr():
+    decoder = SSEDecoder()
+    assert decoder.feed(b"data: a\r\n\r") == [ServerSentEvent("a")]
+    assert decoder.feed(b"\ndata: b\r\n\r\n") == [ServerSentEvent("b")]
+
+
+def test_a_byte_order_mark_is_skipped_even_when_it_is_cut():
+    assert data(b"\xef\xbb", b"\xbfdata: a\n\n") == ["a"]
+    assert data(b"\n\xef\xbb\xbfdata: a\n\n") == []
+
+
+def test_comments_and_blank_lines_are_no_events():
+    assert data(b": keep-alive\n\n\n:\n: PROCESSING\n\ndata: a\n: in between\n\n") == ["a"]
+
+
+def test_lines_of_data_are_joined():
+    assert data(b"data: {\ndata:  1\ndata:}\n\n") == ["{\n 1\n}"]
+    assert data(b"data\ndata\n\n") == ["\n"]
+
+
+def test_only_one_space_after_the_colon_is_cut():
+    assert data(b"data:a\n\ndata:  b\n\ndata: \n\n") == ["a", " b", ""]
+
+
+def test_an_event_has_the_name_of_its_last_event_field_and_the_next_has_not():
+    assert events(b"event: a\nevent: error\ndata: x\n\ndata: y\n\nevent: z\n\ndata: w\n\n") == [
+        ("x", "error"), ("y", "message"), ("w", "message"),
+    ]
+
+
+def test_unknown_fields_and_fields_without_a_colon_are_skipped():
+    assert data(b"id: 7\nretry: 10\nevent\nnonsense\n{\ndata: a\n\n") == ["a"]
+
+
+def test_an_event_without_a_blank_line_is_dropped():
+    assert data(b"data: a\n\ndata: [DONE]") == ["a"]
+    assert data(b"data: a\n\ndata: [DONE]\n") == ["a"]
+
+
+def test_characters_split_between_chunks_are_whole_again():
+    text = "data: привет 🐘\n\n".encode()
+    assert data(*(text[i : i + 1] for i in range(len(text)))) == ["привет 🐘"]
+
+
+def test_bytes_that_are_no_utf_8_are_replaced():
+    assert data(b"data: a\xffb\n\n") == ["a\ufffdb"]
+
+
+@pytest.mark.parametrize("chunks", [
+    [b"data: " + b"x" * 1000 + b"\n\n"], [b"data: "] + [b"x" * 100] * 10, [b"data: " + b"x" * 990, b"xxxxx\n\n"],
+], ids=["in one chunk", "never ending", "completed by a chunk"])
+def test_a_line_longer_than_the_limit_is_refused(chunks):
+    with pytest.raises(MalformedResponseError, match="line of the stream is longer than 1000 bytes"):
+        events(*chunks)
+
+
+def test_a_line_as_long_as_the_limit_is_taken_and_a_chunk_may_hold_many():
+    assert [len(text) for text in data(b"data: " + b"x" * 994 + b"\n\n" + b"data: y\n\n" * 500)] == [994] + [1] * 500
+
+
+def test_an_event_of_many_lines_is_bounded_too():
+    with pytest.raises(MalformedResponseError, match="event of the stream is longer than 1000 bytes"):
+        events(*[b"data: " + b"x" * 50 + b"\n"] * 100)
+    with pytest.raises(MalformedResponseError, match="event"):
+        events(*[b"data:\n"] * 1002)
+
+
+def test_json_lines_are_cut_at_line_ends_and_the_last_needs_none():
+    decoder = NDJSONDecoder()
+    assert decoder.feed(b'{"a":1}\r\n\n{"b"') == ['{"a":1}']
+    assert decoder.feed(b":2}") == []
+    assert decoder.finish() == ['{"b":2}']
+    assert decoder.finish() == []
+
+
+def test_a_json_line_longer_than_the_limit_is_refused():
+    with pytest.raises(MalformedResponseError, match="longer than 10 bytes"):
+        NDJSONDecoder(10).feed(b"x" * 11)
