@@ -59,7 +59,7 @@ class Candidate:
         self.view = CandidateView(config.name)
         self.limits: Limits | None = None
         self.breaker = ProviderBreaker(
-            pool.breaker_policy, name=config.name, random=pool.random, on_change=pool.breaker_changed
+            pool.breaker_policy, name=config.name, random=pool.random, on_change=self._breaker_changed
         )
         self.paused_until = -inf
         self.removed = False
@@ -77,6 +77,11 @@ class Candidate:
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
         self.limits = Limits.of(config, view.in_flight, self.limits)
         self._pool.stale = True
+
+    def _breaker_changed(self, event: BreakerChanged) -> None:
+        if not self.removed:  # of one that left, nobody wants to know; its name may be in use again
+            self._pool.changed()
+            self._pool.emit(event)
 
     def wait_time(self, at: float) -> float:
         """Seconds until a call may be admitted, 0 for now; ``inf`` when no clock can tell."""
@@ -301,11 +306,6 @@ class Pool:
         self.stale = True
         if self.waiters:
             self.wake()
-
-    def breaker_changed(self, event: BreakerChanged) -> None:
-        """A breaker moved: tell the listeners, and those who wait for a provider."""
-        self.changed()
-        self.emit(event)
 
     def wake(self) -> None:
         """Let everybody who waits look again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import inf
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -234,13 +235,10 @@ class BreakerMachine(RuleBasedStateMachine):
             if self.model.wait() == 0:
                 self.permits.append((self.breaker.acquire(), self.model.acquire()))
                 continue
-            try:
+            with pytest.raises(CircuitOpenError) as caught:
                 self.breaker.acquire()
-            except CircuitOpenError as error:
-                wait = self.model.wait()
-                assert error.retry_after == (None if wait == inf else wait)
-            else:
-                raise AssertionError(f"admitted while {self.model.phase}")
+            wait = self.model.wait()
+            assert caught.value.retry_after == (None if wait == inf else wait)
 
     def release_one(self, data, verdict, **options):
         mine, models = self.permits[data.draw(st.integers(0, len(self.permits) - 1))]

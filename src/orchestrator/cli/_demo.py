@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,7 @@ from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.least_latency import LeastLatency
 from orchestrator.strategies.registry import resolve
 
-__all__ = ["Demo", "Plan", "Stage", "View"]
+__all__ = ["Demo", "Plan", "Stage", "View", "run_simulated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,3 +128,12 @@ class Demo:
 async def _request(router: Router, number: int) -> None:
     with suppress(OrchestratorError):  # the board has counted it
         await router.route(f"Question {number}")
+
+
+async def run_simulated(demo: Demo) -> None:
+    """Over the embedded servers."""
+    from orchestrator.cli._simulated import demo_servers
+
+    async with AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(server) for server in demo_servers(demo.plan.seed)]
+        await demo.run(Stage([server.provider() for server in servers], servers[0].down, servers[0].up))

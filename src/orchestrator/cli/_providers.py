@@ -24,11 +24,7 @@ class Service:
     needs: tuple[str, ...]
     variables: Mapping[str, str]
     make: Callable[[ProviderConfig], BaseProvider]
-
-    @property
-    def options(self) -> list[str]:
-        """The variables it can do without."""
-        return [variable for variable in self.variables.values() if variable not in self.needs]
+    default_model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,8 @@ def _of_vendor(vendor: Vendor) -> Service:
         variables = {"api_key": vendor.key_env, **variables}
     # A server of one's own needs no key: whoever says where it is, wants it asked.
     needs = vendor.key_env or variables["base_url"]
-    return Service(vendor.name, (needs,), variables, partial(OpenAICompatibleProvider, vendor=vendor))
+    make = partial(OpenAICompatibleProvider, vendor=vendor)
+    return Service(vendor.name, (needs,), variables, make, vendor.default_model)
 
 
 def survey(environ: Mapping[str, str]) -> list[Found]:

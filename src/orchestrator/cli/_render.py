@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -14,7 +14,13 @@ from rich.text import Text
 from orchestrator.core.errors import AllProvidersFailedError, OrchestratorError, StreamInterruptedError, TimeoutError
 from orchestrator.core.types import Attempt, Completion, Usage
 
-__all__ = ["answer_json", "console", "error_json", "error_lines", "harmless", "percent", "seconds", "summary_line"]
+if TYPE_CHECKING:
+    from orchestrator.cli._providers import Found
+
+__all__ = [
+    "answer_json", "console", "error_json", "error_lines", "harmless", "percent", "seconds",
+    "summary_line", "survey_lines",
+]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MESSAGE = 200  # characters of an attempt's message
@@ -112,6 +118,21 @@ def _ending(attempt: Attempt) -> str:
     message = " ".join(harmless(attempt.error.message).split())
     message = message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]}…"
     return f"{_failure(attempt.error)} after {seconds(attempt.duration)}" + (f": {message}" if message else "")
+
+
+def survey_lines(found: Sequence[Found]) -> Iterator[Text]:
+    """One line per service: configured or not, by which variables, with which model."""
+    width = max(len(item.service.name) for item in found)
+    for item in found:
+        state, style, detail = "-", "dim", ""
+        if item.provider is not None:
+            state, style, detail = "ready", "green", item.provider.config.model or item.service.default_model or ""
+        elif item.problem is not None:
+            state, style, detail = "incomplete", "yellow", item.problem
+        yield Text.assemble(
+            (f"{item.service.name:<{width}}", "bold"), "  ", (f"{state:<10}", style), "  ",
+            f"{' + '.join(item.service.needs):<33}", "  ", harmless(detail),
+        )
 
 
 def answer_json(answer: Completion) -> dict[str, Any]:

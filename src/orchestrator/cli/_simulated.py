@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from orchestrator.core.errors import NoProvidersError
-from orchestrator.testing.servers import SimulatedProvider
+from orchestrator.testing.servers import SimulatedProvider, Vendor
 
-__all__ = ["ANNOUNCEMENT", "NAMES", "demo_servers", "servers_for_a_question"]
+__all__ = ["ANNOUNCEMENT", "NAMES", "demo_servers", "question_servers"]
 
-NAMES = ("alpha", "beta", "gamma")
-_FORMATS = ("openai", "gigachat", "yandex")
-_DEMO_LATENCIES = (0.12, 0.15, 0.19)
-_PACE = 45.0  # tokens per second, about what one reads
+_FORMATS: dict[str, Vendor] = {"alpha": "openai", "beta": "gigachat", "gamma": "yandex"}
+NAMES = tuple(_FORMATS)
 
 ANNOUNCEMENT = """\
-No key in the environment (see: orchestrator providers), so three simulated providers are started on this machine.
-They speak real HTTP: alpha in the OpenAI format, beta in GigaChat's, gamma in YandexGPT's. alpha is made to fail."""
+No key in the environment (see: orchestrator providers): asking three simulated providers on this machine.
+They speak real HTTP: alpha in OpenAI's format, beta in GigaChat's, gamma in YandexGPT's. alpha is made to fail."""
+
+
+def question_servers() -> list[SimulatedProvider]:
+    """For one prompt: they answer at the pace of a reader, and the first one is down."""
+    servers = [
+        SimulatedProvider(kind, name=name, latency=0.2, tokens_per_second=40, answer=partial(_answer, name))
+        for name, kind in _FORMATS.items()
+    ]
+    servers[0].down("503")
+    return servers
+
+
+def demo_servers(seed: int | None) -> list[SimulatedProvider]:
+    """For a steady load: the first one is the fastest, so that its loss is felt."""
+    latencies = (0.12, 0.15, 0.19)
+    return [
+        SimulatedProvider(kind, name=name, latency=latency, jitter=latency / 4, seed=(seed or 0) + index)
+        for index, ((name, kind), latency) in enumerate(zip(_FORMATS.items(), latencies, strict=True))
+    ]
 
 
 def _answer(name: str, prompt: str) -> str:
+    shown = prompt.strip() if len(prompt) <= 200 else f"{prompt[:200].strip()}…"
     return (
-        f"You asked: {prompt.strip()}\n\n"
-        f"This answer came over real HTTP, but there is no model behind it: {name} is a simulated provider on your own "
-        "machine. Set a key, for example OPENAI_API_KEY or GIGACHAT_CREDENTIALS, and the same command asks a real one."
+        f"You asked: {shown}\n\n"
+        f"These words came over real HTTP, but no model wrote them: {name} is a simulated provider on this machine. "
+        "Set a key, such as OPENAI_API_KEY or GIGACHAT_CREDENTIALS, and the same command asks a real one."
     )
-
-
-@asynccontextmanager
-async def servers_for_a_question(names: Iterable[str] = NAMES) -> AsyncGenerator[list[SimulatedProvider], None]:
-    """Those of the three that are named; the first of the three is down."""
-    async with AsyncExitStack() as stack:
-        servers = []
-        for name, kind in zip(NAMES, _FORMATS, strict=True):
-            if name in names:
-                server = SimulatedProvider(
-                    kind, name=name, latency=0.2, tokens_per_second=_PACE,
-                    answer=lambda prompt, name=name: _answer(name, prompt),
-                )
-                servers.append(await stack.enter_async_context(server))
-        yield servers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
+from types import TracebackType
+from typing import Self, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -32,24 +34,29 @@ class PlainView:
 
     every = 0.1
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
+    def __init__(self, stream: TextIO, plan: Plan) -> None:
+        self._stream = stream
         self._next = 1
         self._told = 0
+        self._write(_title(plan))
 
     def show(self, board: Board, providers: Sequence[ProviderSnapshot], at: float) -> None:
         """Write what is new."""
         notes, self._told = board.notes[self._told:], len(board.notes)
         for note in notes:
-            self._write(f"{note.at:5.1f} s  * {harmless(note.text)}\n")
+            self._write(f"{note.at:5.1f} s  * {harmless(note.text)}")
         if board.elapsed(at) >= self._next:
             self._next = int(board.elapsed(at)) + 1
             shares = board.shares(at)
             each = "   ".join(f"{p.name} {p.breaker:<9} {percent(shares[p.name])}" for p in providers)
             self._write(
                 f"{board.elapsed(at):5.1f} s    {each}   {board.answered} answered, {board.errors} errors, "
-                f"{board.failovers} failovers\n"
+                f"{board.failovers} failovers"
             )
+
+    def _write(self, line: str) -> None:
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
 
 
 class LiveView:
@@ -57,11 +64,19 @@ class LiveView:
 
     every = 0.2
 
-    def __init__(self, console: Console, live: Live, plan: Plan, title: str) -> None:
+    def __init__(self, console: Console, plan: Plan) -> None:
         self._console = console
-        self._live = live
+        self._live = Live(console=console, auto_refresh=False)
         self._plan = plan
-        self._title = title
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
 
     def show(self, board: Board, providers: Sequence[ProviderSnapshot], at: float) -> None:
         """Draw it anew."""
@@ -84,7 +99,8 @@ class LiveView:
         )
         room = max(3, min(10, self._console.height - _LINES_AROUND_NOTES))
         notes = [_note(note) for note in board.notes[-room:]]
-        return Text(f" {self._title}", "bold"), progress, self._table(board, providers, at), totals, Text(), *notes
+        title = Text(f" {_title(self._plan)}", "bold")
+        return title, progress, self._table(board, providers, at), totals, Text(), *notes
 
     def _table(self, board: Board, providers: Sequence[ProviderSnapshot], at: float) -> Table:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=True)
@@ -99,13 +115,20 @@ class LiveView:
         shares = board.shares(at)
         for provider in providers:
             down = provider.name in board.down
-            row = [
+            row: list[RenderableType] = [
                 Text(provider.name, "bold"), Text("down", "red") if down else Text("up"), _breaker(provider),
                 f"{provider.in_flight}", f"{provider.requests}", f"{provider.failures}",
                 _latency(provider.latency_p50), _latency(provider.latency_p95), percent(shares[provider.name]),
             ]
             table.add_row(*row, *([_chart(board, provider.name, at)] if chart else []))
         return table
+
+
+def _title(plan: Plan) -> str:
+    return (
+        f"{plan.rate:g} requests per second for {plan.seconds:g} s, {plan.strategy}, over three simulated providers: "
+        "alpha (OpenAI format), beta (GigaChat), gamma (YandexGPT)"
+    )
 
 
 def _breaker(provider: ProviderSnapshot) -> Text:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -32,6 +32,7 @@ from orchestrator.providers._conversation import (
     speaker_name,
     tool_name,
 )
+from orchestrator.providers._sse import SSEDecoder
 
 __all__ = ["SUPPORTS", "StreamDecoder", "decode", "encode", "refused_field"]
 
@@ -172,11 +173,12 @@ def decode(payload: object, source: Source) -> Completion:
 
 
 class StreamDecoder:
-    """Turns the data of a stream's events into ours; ``done`` when nothing more is to come."""
+    """Turns the bytes of a stream into its events; ``done`` when nothing more is to come."""
 
-    __slots__ = ("_called", "_model", "_reason", "_source", "_usage", "done")
+    __slots__ = ("_called", "_frames", "_model", "_reason", "_source", "_usage", "done")
 
     def __init__(self, source: Source) -> None:
+        self._frames = SSEDecoder()
         self._source = source
         self._model = source.model
         self._reason: str | None = None
@@ -184,9 +186,13 @@ class StreamDecoder:
         self._called = False
         self.done = False
 
-    def feed(self, data: str) -> list[StreamEvent]:
-        """What one event carries."""
-        if data == "[DONE]":
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """What the next bytes carry."""
+        for frame in self._frames.feed(chunk):
+            yield from self._take(frame.data)
+
+    def _take(self, data: str) -> list[StreamEvent]:
+        if self.done or data == "[DONE]":
             self.done = True
             return []
         source = self._source
@@ -215,13 +221,13 @@ class StreamDecoder:
             pieces.append(ToolCallDelta(0, call.id, call.name, call.arguments))
         return pieces
 
-    def finish(self) -> Finished:
-        """The last event, once the stream has ended; :class:`MalformedResponseError` when it was cut."""
+    def finish(self) -> Iterator[StreamEvent]:
+        """``Finished``, once the stream has ended; :class:`MalformedResponseError` when it was cut."""
         source = self._source
         if self._reason is None:
             raise source.malformed("the stream ended without a finish reason: the answer is cut")
         reason = _finish_reason(self._reason, source, called=self._called)
-        return Finished(Completion(
+        yield Finished(Completion(
             "", model=self._model, provider=source.provider, finish_reason=reason, usage=self._usage,
             request_id=source.request_id,
         ))

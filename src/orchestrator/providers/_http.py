@@ -14,7 +14,7 @@ from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -114,11 +114,8 @@ class WireStream:
     def _source(self) -> httpx.AsyncByteStream:
         if self._response.is_stream_consumed:  # read, and decoded, by a transport or hook of the user's client
             return httpx.ByteStream(self._response.content)
-        # Not aiter_raw(): it cuts chunks anew for no use.
-        stream = self._response.stream
-        if not isinstance(stream, httpx.AsyncByteStream):
-            raise self._malformed("the body cannot be read asynchronously")
-        return stream
+        # Not aiter_raw(): it cuts chunks anew for no use. AsyncClient has made sure of the type.
+        return cast(httpx.AsyncByteStream, self._response.stream)
 
     def _inflater(self) -> zlib._Decompress | None:
         encoding = self.headers.get("content-encoding", "identity").strip().lower()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -30,6 +30,7 @@ from orchestrator.providers._conversation import (
     speaker_name,
     tool_name,
 )
+from orchestrator.providers._sse import NDJSONDecoder
 
 __all__ = ["SUPPORTS", "StreamDecoder", "decode", "encode", "model_uri", "refused_field"]
 
@@ -162,11 +163,12 @@ def decode(payload: object, source: Source) -> Completion:
 
 
 class StreamDecoder:
-    """Turns the lines of a stream, each with the whole text so far, into pieces; ``done`` after the final line."""
+    """Turns a stream of lines, each with the whole text so far, into its events; ``done`` after the final line."""
 
-    __slots__ = ("_calls", "_source", "_status", "_text", "_usage", "done")
+    __slots__ = ("_calls", "_lines", "_source", "_status", "_text", "_usage", "done")
 
     def __init__(self, source: Source) -> None:
+        self._lines = NDJSONDecoder()
         self._source = source
         self._text = ""
         self._status = ""
@@ -174,8 +176,14 @@ class StreamDecoder:
         self._calls: tuple[ToolCall, ...] = ()
         self.done = False
 
-    def feed(self, line: str) -> list[StreamEvent]:
-        """What one line adds to the ones before it."""
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """What the next bytes add."""
+        for line in self._lines.feed(chunk):
+            yield from self._take(line)
+
+    def _take(self, line: str) -> list[StreamEvent]:
+        if self.done:
+            return []
         source = self._source
         result = _result(source.parse(line), source)
         message, status = _alternative(result, source)
@@ -200,13 +208,15 @@ class StreamDecoder:
             raise self._source.malformed("the last line of the stream rewrites the text of the lines before it")
         return []  # a later line may return to it; the last one decides
 
-    def finish(self) -> Finished:
-        """The last event, once the stream has ended; :class:`MalformedResponseError` when it was cut."""
+    def finish(self) -> Iterator[StreamEvent]:
+        """The rest, ``Finished`` last, once the stream has ended; :class:`MalformedResponseError` when it was cut."""
+        for line in self._lines.finish():  # the last line may have no end
+            yield from self._take(line)
         source = self._source
         if not self.done:
             raise source.malformed("the stream ended without a final line: the answer is cut")
         reason = _finish_reason(self._status, source, called=bool(self._calls))
-        return Finished(Completion(
+        yield Finished(Completion(
             "", model=source.model, provider=source.provider, finish_reason=reason, usage=self._usage,
             request_id=source.request_id,
         ))

@@ -13,6 +13,7 @@ from any state, ``reset()`` back to closed. What time alone brings about is made
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -69,7 +70,7 @@ class Counts(NamedTuple):
     late: int
 
 
-class Circuit:
+class Circuit(ABC):
     """The state machine. ``acquire()`` before a call, ``release()`` after it, on one thread."""
 
     name: str
@@ -217,9 +218,9 @@ class Circuit:
         self._publish()
         return permit
 
+    @abstractmethod
     def _refusal(self, phase: BreakerState, wait: float) -> CircuitOpenError:
-        """Hook: the error for a call that is not admitted."""
-        return CircuitOpenError(phase, provider=self.name, retry_after=None if wait == inf else wait)
+        """The error for a call that is not admitted."""
 
     def _wait(self, at: float) -> float:
         if self._phase == "isolated":
@@ -353,8 +354,9 @@ class Circuit:
         self._admits = phase in ("closed", "disabled")  # and time cannot change that
         self._steady = self._admits and self.policy.slow_call is None  # a success means nothing but a count
 
+    @abstractmethod
     def _follow(self) -> None:
-        """Hook: the phase has just changed."""
+        """The phase has just changed."""
 
     def _publish(self) -> None:
         """Tell what has changed, in order, even if a listener brings about the next change."""

@@ -34,8 +34,7 @@ class RoundRobin(RoutingStrategy):
         """See :class:`RoutingStrategy`."""
         # The pool hands over the same list until something changes: then the next one is known without a search.
         if candidates is not self._seated or len(candidates) != len(self._ring):
-            self._ring = deque(self._oldest_first(candidates))
-            self._seated = candidates
+            self._seat(candidates)
         if not self._ring:
             return
         first = self._ring[0]
@@ -47,13 +46,16 @@ class RoundRobin(RoutingStrategy):
             self._count(view)
             yield view
 
-    def _count(self, view: CandidateView) -> None:
-        self._turn += 1
-        self._turns[view.name] = self._turn
+    def _seat(self, candidates: Sequence[CandidateView]) -> None:
+        if len(self._turns) > REMEMBERED:
+            self._turns = {view.name: self._turns.get(view.name, 0) for view in candidates}
+        self._ring = deque(self._oldest_first(candidates))
+        self._seated = candidates
 
     def _oldest_first(self, views: Iterable[CandidateView]) -> list[CandidateView]:
         turns = self._turns
-        if len(turns) > REMEMBERED:
-            views = list(views)
-            turns = self._turns = {view.name: turns.get(view.name, 0) for view in views}
         return sorted(views, key=lambda view: turns.get(view.name, 0))
+
+    def _count(self, view: CandidateView) -> None:
+        self._turn += 1
+        self._turns[view.name] = self._turn

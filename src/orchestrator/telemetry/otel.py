@@ -75,11 +75,10 @@ class OpenTelemetryListener:
         self._handlers[type(event)](event)
 
     def _request_started(self, event: RequestStarted) -> None:
-        caller = get_current()
-        span = self._tracer.start_span(semconv.OPERATION_CHAT, caller, SpanKind.CLIENT, asked(event))
+        span = self._tracer.start_span(semconv.OPERATION_CHAT, kind=SpanKind.CLIENT, attributes=asked(event))
         if self._capture_content and span.is_recording():
             span.set_attribute(semconv.GEN_AI_INPUT_MESSAGES, input_messages(event.asked))
-        self._open[event.request] = _OpenRequest(event.at, span, set_span_in_context(span, caller))
+        self._open[event.request] = _OpenRequest(event.at, span, set_span_in_context(span))
 
     def _attempt_started(self, event: AttemptStarted) -> None:
         request = self._open.get(event.request)

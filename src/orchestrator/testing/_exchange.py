@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 from orchestrator.core.types import FinishReason
 
 __all__ = [
-    "Answer", "Asked", "Dialect", "Endpoint", "HangUp", "Kind", "Piece", "RecordedRequest", "Refusal", "Reply", "Tool", "dump", "parse_json", "status_text", "tokens",
+    "Answer", "Asked", "Dialect", "Endpoint", "HangUp", "Kind", "Piece", "RecordedRequest", "Refusal", "Reply", "Tool",
+    "dump", "parse_json", "status_text", "tokens",
 ]
 
 Endpoint = Literal["chat", "models", "token"]
@@ -89,6 +90,7 @@ class Piece:
 class Reply:
     """An HTTP response: its body is bytes, or a stream of pieces, which may end in :class:`HangUp`."""
 
+    dialect: Dialect
     status: int
     body: bytes | AsyncGenerator[Piece, None]
     headers: dict[str, str] = field(default_factory=dict)
@@ -164,6 +166,9 @@ class Dialect(ABC):
     def token(self, request: RecordedRequest) -> Reply:
         """The answer of the OAuth endpoint, where there is one."""
         raise Refusal(404, f"{request.path} is not served")
+
+    def expire_tokens(self) -> None:
+        """Make all tokens useless, where there are some."""
 
 
 async def _one(body: bytes) -> AsyncGenerator[Piece, None]:

@@ -1,7 +1,7 @@
 """Misbehaviour of a simulated provider, one small class each: what it does to an answer, or to the reply on the wire.
 
-Counts of pieces (``after``) are pieces of text or of a tool call, not events; a plain answer is one piece, and is cut in
-its middle. Times are in seconds.
+``after`` counts pieces of text or of a tool call, not events; a plain answer has one piece, which is cut in its middle.
+Times are in seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from typing import Literal, NoReturn
+from typing import ClassVar, Literal, NoReturn
 
 from orchestrator.core.clock import wall_clock
 from orchestrator.core.types import FinishReason
@@ -44,27 +44,30 @@ __all__ = [
 
 _CONTENT: frozenset[Kind] = frozenset({"text", "tool"})
 _LAST: frozenset[Kind] = frozenset({"finish", "usage", "end"})
-Pieces = AsyncGenerator[Piece, None]
 
 
 class Fault:
-    """Takes a reply and returns another, or never returns, or raises ``HangUp``. Holds nothing: one serves them all."""
+    """Takes a reply and gives another, or gives none, or raises ``HangUp``. Keeps no state: one serves any number."""
 
     def change(self, answer: Answer) -> Answer:
         """What the model says, before it is written in the vendor's format."""
         return answer
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:  # noqa: ARG002  # for those that write errors
+    async def __call__(self, reply: Reply) -> Reply:
+        """What goes over the wire instead of ``reply``."""
+        return await self._disturb(reply)
+
+    async def _disturb(self, reply: Reply) -> Reply:
         return reply
 
 
 class _BodyFault(Fault):
     """Disturbs the body, piece by piece."""
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
-        return replace(reply, body=self._stream(reply.pieces(), dialect))
+    async def _disturb(self, reply: Reply) -> Reply:
+        return replace(reply, body=self._stream(reply))
 
-    def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
+    def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
         raise NotImplementedError
 
 
@@ -72,11 +75,12 @@ class _BodyFault(Fault):
 class _AfterFault(_BodyFault):
     """Lets at most ``after`` pieces of content pass, or half of a plain answer, then goes on in its own way."""
 
+    _for_ever: ClassVar[bool] = False
     after: int | None = 1
 
-    async def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
         left = self.after or 0
-        async with aclosing(pieces):
+        async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 if piece.kind == "whole":
                     yield Piece("whole", piece.data[:len(piece.data) // 2 if left else 0])
@@ -85,12 +89,12 @@ class _AfterFault(_BodyFault):
                 else:
                     yield piece
                     left -= piece.kind in _CONTENT
-        number = 0
-        while (added := await self._then(number, dialect)) is not None:
+        while (added := await self._then(reply)) is not None:
             yield added
-            number += 1
+            if not self._for_ever:
+                return
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
+    async def _then(self, reply: Reply) -> Piece | None:
         raise NotImplementedError
 
 
@@ -104,11 +108,11 @@ class Status(Fault):
     headers: Mapping[str, str] = field(default_factory=dict)
     body: str | None = None
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, reply: Reply) -> Reply:
         if self.body is not None:
             kind = "text/html" if self.body.startswith("<") else "application/json"
             return await _instead(reply, self.body.encode(), self.status, kind, self.headers)
-        error = dialect.error(self.status, self.message or status_text(self.status), self.code)
+        error = reply.dialect.error(self.status, self.message or status_text(self.status), self.code)
         return await _instead(reply, dump(error), self.status, headers=self.headers)
 
 
@@ -119,8 +123,8 @@ class RateLimited(Fault):
     retry_after: float | None = 1.0
     form: Literal["seconds", "date", "milliseconds", "reset"] = "seconds"
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
-        return await Status(429, headers=self._hint())(reply, dialect)
+    async def _disturb(self, reply: Reply) -> Reply:
+        return await Status(429, headers=self._hint())(reply)
 
     def _hint(self) -> dict[str, str]:
         wait = self.retry_after
@@ -142,7 +146,7 @@ class Body(Fault):
     content: str = ""
     content_type: str = "application/json"
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, reply: Reply) -> Reply:
         return await _instead(reply, self.content.encode(), 200, self.content_type)
 
 
@@ -169,11 +173,11 @@ class Altered(Fault):
 
 @dataclass(frozen=True)
 class Latency(Fault):
-    """This much longer until the reply begins."""
+    """So much more time until the reply begins."""
 
     seconds: float
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, reply: Reply) -> Reply:
         await asyncio.sleep(self.seconds)
         return reply
 
@@ -184,10 +188,10 @@ class Hang(_AfterFault):
 
     after: int | None = None
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
-        return await super().__call__(reply, dialect) if self.after is not None else await _silence()
+    async def _disturb(self, reply: Reply) -> Reply:
+        return await super()._disturb(reply) if self.after is not None else await _silence()
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
+    async def _then(self, _: Reply) -> Piece | None:
         await _silence()
 
 
@@ -197,7 +201,7 @@ class Disconnect(Fault):
 
     reset: bool = False
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, _: Reply) -> Reply:
         raise HangUp(reset=self.reset)
 
 
@@ -211,7 +215,7 @@ class Cut(_AfterFault):
 
     how: Literal["close", "reset", "end"] = "close"
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
+    async def _then(self, _: Reply) -> Piece | None:
         if self.how != "end":
             raise HangUp(reset=self.how == "reset")
         return None
@@ -223,13 +227,13 @@ class ShortBody(_BodyFault):
 
     missing: int = 16
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, reply: Reply) -> Reply:
         if isinstance(reply.body, bytes):
             reply.headers["content-length"] = str(len(reply.body) + self.missing)
-        return await super().__call__(reply, dialect)
+        return await super()._disturb(reply)
 
-    async def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
-        async with aclosing(pieces):
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 yield piece
         raise HangUp
@@ -243,13 +247,13 @@ class ErrorInside(_AfterFault):
     message: str = "something failed while the answer was written"
     code: str | int | None = None
 
-    async def __call__(self, reply: Reply, dialect: Dialect) -> Reply:
+    async def _disturb(self, reply: Reply) -> Reply:
         if isinstance(reply.body, bytes):
-            return await _instead(reply, dump(self._error(dialect)), 200)
-        return await super().__call__(reply, dialect)
+            return await _instead(reply, dump(self._error(reply.dialect)), 200)
+        return await super()._disturb(reply)
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
-        return Piece("other", dialect.event(self._error(dialect))) if number == 0 else None
+    async def _then(self, reply: Reply) -> Piece | None:
+        return Piece("other", reply.dialect.event(self._error(reply.dialect)))
 
     def _error(self, dialect: Dialect) -> Mapping[str, object]:
         return dialect.error(self.status, self.message, self.code)
@@ -259,9 +263,10 @@ class ErrorInside(_AfterFault):
 class Endless(_AfterFault):
     """After so many pieces a line without an end, as fast as it is read."""
 
+    _for_ever = True
     chunk: int = 65536
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
+    async def _then(self, _: Reply) -> Piece | None:
         await asyncio.sleep(0)
         return Piece("other", b"x" * self.chunk)
 
@@ -270,13 +275,13 @@ class Endless(_AfterFault):
 class KeepAliveOnly(_AfterFault):
     """After so many pieces nothing but keep-alive comments (blank lines where there are no comments), for ever."""
 
+    _for_ever = True
     after: int | None = 0
     interval: float = 1.0
 
-    async def _then(self, number: int, dialect: Dialect) -> Piece | None:
-        if number:
-            await asyncio.sleep(self.interval)
-        return Piece("other", dialect.keep_alive)
+    async def _then(self, reply: Reply) -> Piece | None:
+        await asyncio.sleep(self.interval)
+        return Piece("other", reply.dialect.keep_alive)
 
 
 @dataclass(frozen=True)
@@ -285,8 +290,8 @@ class Split(_BodyFault):
 
     size: int = 1
 
-    async def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
-        async with aclosing(pieces):
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 for start in range(0, len(piece.data), self.size):
                     yield Piece(piece.kind, piece.data[start:start + self.size])
@@ -297,8 +302,8 @@ class Split(_BodyFault):
 class Crlf(_BodyFault):
     """Lines end in CR LF."""
 
-    async def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
-        async with aclosing(pieces):
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 yield Piece(piece.kind, piece.data.replace(b"\n", b"\r\n"))
 
@@ -310,8 +315,8 @@ class Repeat(_BodyFault):
     kind: Kind = "finish"
     times: int = 2
 
-    async def _stream(self, pieces: Pieces, dialect: Dialect) -> Pieces:
-        async with aclosing(pieces):
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 for _ in range(self.times if piece.kind == self.kind else 1):
                     yield piece
@@ -338,7 +343,7 @@ async def _instead(
 ) -> Reply:
     if not isinstance(reply.body, bytes):
         await reply.body.aclose()
-    return Reply(status, body, {**reply.headers, **(headers or {})}, content_type)
+    return Reply(reply.dialect, status, body, {**reply.headers, **(headers or {})}, content_type)
 
 
 async def _silence() -> NoReturn:

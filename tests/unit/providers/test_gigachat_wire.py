@@ -60,8 +60,8 @@ def chunk(delta: dict[str, Any], **fields: Any) -> str:
 
 def streamed(*data: str) -> list[StreamEvent]:
     decoder = StreamDecoder(SOURCE)
-    events = [event for text in data for event in decoder.feed(text)]
-    return [*events, decoder.finish()]
+    events = [event for text in data for event in decoder.feed(f"data: {text}\n\n".encode())]
+    return [*events, *decoder.finish()]
 
 
 class TestRequest:

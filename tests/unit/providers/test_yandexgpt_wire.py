@@ -65,8 +65,8 @@ def line(text: str | None, status: str = "PARTIAL", **message: Any) -> str:
 
 def streamed(*lines: str) -> list[StreamEvent]:
     decoder = StreamDecoder(SOURCE)
-    events = [event for text in lines for event in decoder.feed(text)]
-    return [*events, decoder.finish()]
+    events = [event for text in lines for event in decoder.feed(f"{text}\n".encode())]
+    return [*events, *decoder.finish()]
 
 
 def calls(*named: tuple[str, dict[str, Any]]) -> dict[str, Any]:

@@ -912,7 +912,7 @@ async def test_listeners_hear_of_calls(live):
     with pytest.raises(ValueError, match="down"):
         await live.call_async(boom)
     with pytest.raises(KeyError):
-        await live.call_async(partial(dict().__getitem__, "x"))
+        await live.call_async(partial({}.__getitem__, "x"))
     assert recorder.seen == [
         ("before", ("answer",), {"delay": 0}), "success", ("before", (), {}), ("failure", "ValueError"),
         ("before", (), {}),

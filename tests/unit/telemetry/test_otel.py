@@ -203,6 +203,7 @@ def test_the_request_says_what_was_asked_for(sdk):
     assert attributes["gen_ai.response.time_to_first_chunk"] == 0.75
     assert "gen_ai.response.model" not in attributes
     assert spans["attempt a"].attributes["orchestrator.attempt.time_to_first_token"] == 0.5
+    assert [point.sum for point in sdk.points("gen_ai.client.operation.time_to_first_chunk")] == [0.75]
 
 
 def test_a_retry_is_two_attempts_one_note_and_tokens_counted_once(sdk):

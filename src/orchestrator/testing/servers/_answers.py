@@ -28,8 +28,10 @@ def answer(asked: Asked, text: AnswerText, *, number: int, rate: float | None) -
     if asked.schema is not None:
         words = json.dumps(_example(asked.schema, words), ensure_ascii=False)
     kept = words if asked.max_tokens is None else "".join(tokens(words)[:asked.max_tokens])
-    finish = "stop" if kept == words else "length"
-    return Answer(number, asked.model, kept, asked.prompt_tokens, rate, finish, usage=asked.include_usage)
+    return Answer(
+        number, asked.model, kept, asked.prompt_tokens, rate, "stop" if kept == words else "length",
+        usage=asked.include_usage,
+    )
 
 
 def read_prompt(messages: Sequence[Mapping[str, Any]], field: str) -> tuple[str, int]:

@@ -84,7 +84,7 @@ class GigaChatDialect(Dialect):
         self._expiry[f"Bearer {token}"] = now() + self.token_life
         issued = int(wall_clock())
         return Reply(
-            200, dump({"access_token": token, "expires_at": round((issued + self.token_life) * 1000)}),
+            self, 200, dump({"access_token": token, "expires_at": round((issued + self.token_life) * 1000)}),
             {"date": formatdate(issued, usegmt=True)},
         )
 

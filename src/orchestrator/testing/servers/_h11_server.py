@@ -99,7 +99,7 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _: Exception | None) -> None:
         self._service.open.discard(self)
         self._siblings.discard(self)
         self._lost.set()

@@ -32,14 +32,10 @@ class MemoryTransport(httpx.AsyncBaseTransport):
         if self._service.outage == "refuse":
             raise httpx.ConnectError("All connection attempts failed", request=request)
         exchange = _Exchange(self._service, request.extensions.get("timeout", {}).get("read"))
-        try:
-            return await exchange.open(RecordedRequest(
-                request.method, request.url.path, {name.lower(): value for name, value in request.headers.items()},
-                body, parse_json(body), now(),
-            ))
-        except BaseException:
-            exchange.close()
-            raise
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return await exchange.open(
+            RecordedRequest(request.method, request.url.path, headers, body, parse_json(body), now())
+        )
 
 
 class _Exchange(httpx.AsyncByteStream):
@@ -49,25 +45,27 @@ class _Exchange(httpx.AsyncByteStream):
         self._service = service
         self._read_timeout = read_timeout
         self._limit: asyncio.Timeout | None = None
-        self._pieces: AsyncGenerator[Piece, None] | None = None
-        self._declared: int | None = None
+        self._pieces: AsyncGenerator[Piece, None] = _nothing()
         self._aborted = False
         service.open.add(self)
 
     async def open(self, request: RecordedRequest) -> httpx.Response:
+        streamed = False
         try:
             reply = await self._step(self._service.handle(request))
+            streamed = not isinstance(reply.body, bytes)
         except HangUp as end:
             raise _broken("Server disconnected without sending a response.", end) from None
+        finally:
+            if not streamed:
+                self.close()
         headers = {"content-type": reply.content_type, **reply.headers}
         if isinstance(reply.body, bytes):
-            self.close()
             return httpx.Response(reply.status, headers=headers, stream=httpx.ByteStream(reply.body))
         self._pieces = reply.body
         return httpx.Response(reply.status, headers=headers, stream=self)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        assert self._pieces is not None
         try:
             while (piece := await self._step(anext(self._pieces, None))) is not None:
                 if piece.data:
@@ -77,8 +75,7 @@ class _Exchange(httpx.AsyncByteStream):
             raise _broken(text, end) from None
 
     async def aclose(self) -> None:
-        if self._pieces is not None:
-            await self._pieces.aclose()
+        await self._pieces.aclose()
         self.close()
 
     def close(self) -> None:
@@ -92,7 +89,7 @@ class _Exchange(httpx.AsyncByteStream):
 
     async def _step(self, work: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(self._read_timeout) as self._limit:
+            async with asyncio.timeout(self._read_timeout if not self._aborted else 0) as self._limit:
                 return await work
         except TimeoutError:
             if self._aborted:
@@ -100,6 +97,11 @@ class _Exchange(httpx.AsyncByteStream):
             raise httpx.ReadTimeout("no bytes in time") from None
         finally:
             self._limit = None
+
+
+async def _nothing() -> AsyncGenerator[Piece, None]:
+    return
+    yield
 
 
 def _broken(text: str, end: HangUp) -> httpx.TransportError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -21,7 +21,7 @@ from orchestrator.testing._exchange import (
     dump,
 )
 from orchestrator.testing.faults import Fault, Status
-from orchestrator.testing.servers._answers import AnswerText, answer, canned
+from orchestrator.testing.servers._answers import AnswerText, answer
 
 __all__ = ["KEPT", "Behaviour", "Outage", "Service"]
 
@@ -75,7 +75,7 @@ class Service:
             reply = await self._reply(request, endpoint)
         except Refusal as refusal:
             error = self.dialect.error(refusal.status, refusal.message, refusal.code)
-            reply = Reply(refusal.status, dump(error), refusal.headers)
+            reply = Reply(self.dialect, refusal.status, dump(error), refusal.headers)
         reply.headers["x-request-id"] = f"request-{self.received}"
         return reply
 
@@ -94,8 +94,8 @@ class Service:
         elif endpoint == "token":
             reply = self.dialect.token(request)
         else:
-            reply = Reply(200, dump(self.dialect.models()))
-        return reply if fault is None else await fault(reply, self.dialect)
+            reply = Reply(self.dialect, 200, dump(self.dialect.models()))
+        return reply if fault is None else await fault(reply)
 
     def _check_rate(self) -> None:
         limit = self.behaviour.rate_limit
@@ -131,10 +131,10 @@ class Service:
         if fault is not None:
             said = fault.change(said)
         if asked.stream:
-            return Reply(200, self._stream(said), content_type=self.dialect.stream_type)
+            return Reply(self.dialect, 200, self._stream(said), content_type=self.dialect.stream_type)
         if said.rate:
             await asyncio.sleep((said.completion_tokens - 1) / said.rate)  # as long as the stream would take
-        return Reply(200, dump(self.dialect.whole(said)))
+        return Reply(self.dialect, 200, dump(self.dialect.whole(said)))
 
     async def _stream(self, said: Answer) -> AsyncGenerator[Piece, None]:
         first = True

@@ -1,0 +1,208 @@
+"""A provider with a dialect of its own: one way for plain and streamed answers, on a token renewed once if refused."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, suppress
+from typing import Any, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from orchestrator.core.accumulate import check_completion
+from orchestrator.core.config import ProviderConfig
+from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError, TimeoutError
+from orchestrator.core.types import Completion, Request, StreamEvent
+from orchestrator.providers._conversation import Source
+from orchestrator.providers._errors import error_from_response, request_id
+from orchestrator.providers._http import HttpClient, WireStream, parse_json
+from orchestrator.providers._oauth import TokenHolder
+from orchestrator.providers._openai_wire import encode_body
+from orchestrator.providers.base import BaseProvider
+from orchestrator.providers.openai_compatible import ALONE, DRAIN, PROBE
+
+__all__ = ["Decoder", "NativeProvider", "http_url"]
+
+T = TypeVar("T")
+
+
+class Decoder(Protocol):
+    """Turns the bytes of one stream into its events."""
+
+    done: bool
+
+    def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
+        """What the next bytes carry."""
+
+    def finish(self) -> Iterator[StreamEvent]:
+        """The rest once the stream has ended, ``Finished`` last; raises when it was cut."""
+
+
+class NativeProvider(BaseProvider):
+    """What GigaChat and YandexGPT share. ``_configure`` sets the attributes below, the rest is the dialect."""
+
+    _url: str
+    _health_url: str
+    _model: str
+    _headers: Mapping[str, str]
+    _tokens: TokenHolder | None = None  # None: the key itself is in the headers
+
+    def __init__(self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None) -> None:
+        super().__init__(config)
+        self._http = HttpClient(config, http_client=http_client)
+        self._configure()
+        config.on_change(self._configure)
+
+    @abstractmethod
+    def _configure(self) -> None:
+        """Compute what is the same for every request, once per configuration."""
+
+    @abstractmethod
+    def _refused_field(self, request: Request) -> str | None:
+        """The field the dialect cannot carry although ``supports`` names its kind."""
+
+    @abstractmethod
+    def _encode(self, request: Request, *, stream: bool) -> dict[str, Any]:
+        """The body of a request."""
+
+    @abstractmethod
+    def _decode(self, payload: object, source: Source) -> Completion:
+        """The answer in the body of a plain reply."""
+
+    @abstractmethod
+    def _decoder(self, source: Source) -> Decoder:
+        """The decoder of one streamed reply."""
+
+    def unsupported(self, request: Request) -> str | None:
+        """The field of ``request`` that the dialect cannot carry, or None."""
+        if not request.needs:
+            return None
+        return super().unsupported(request) or self._refused_field(request)
+
+    async def complete(self, request: Request) -> Completion:
+        """The whole answer."""
+        return await self._retry_with_backoff(lambda: self._within_timeout(self._complete(request)))
+
+    async def _complete(self, request: Request) -> Completion:
+        async with AsyncExitStack() as stack:
+            reply, source = await self._open(request, stack, stream=False)
+            payload = parse_json(
+                await reply.read(), reply.headers.get("content-type", ""), provider=self.name, model=self._model
+            )
+        return check_completion(self._decode(payload, source), self.name)
+
+    async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
+        """The answer piece by piece, ``Finished`` last."""
+        async with AsyncExitStack() as stack:
+            reply, source = await self._retry_with_backoff(
+                lambda: self._within_timeout(self._open(request, stack, stream=True))
+            )
+            decoder = self._decoder(source)
+            chunks = await stack.enter_async_context(aclosing(reply.chunks()))
+            async for chunk in chunks:
+                for event in decoder.feed(chunk):
+                    yield event
+                if decoder.done:
+                    await _drain(chunks)
+                    break
+            for event in decoder.finish():
+                yield event
+
+    async def _open(self, request: Request, stack: AsyncExitStack, *, stream: bool) -> tuple[WireStream, Source]:
+        """The successful response, left open on ``stack``."""
+        field = self.unsupported(request)
+        if field is not None:
+            raise InvalidRequestError(f"{field}: {self.name} does not take it", provider=self.name)
+        body = encode_body(self._encode(request, stream=stream))
+        limit = self._limit() if stream else None
+        async with AsyncExitStack() as opening:
+            reply, token = await self._send(
+                opening, "POST", self._url, body=body, connect=request.timeouts.connect, read=limit
+            )
+            secrets = tuple(secret for secret in (self.config.api_key, token) if secret)
+            if not _is_success(reply.status):
+                raise error_from_response(
+                    reply.status, reply.headers, await reply.read(), provider=self.name, model=self._model,
+                    secrets=secrets,
+                )
+            await stack.enter_async_context(opening.pop_all())
+        return reply, Source(self.name, self._model, request_id(reply.headers), secrets)
+
+    async def _send(
+        self, stack: AsyncExitStack, method: str, url: str, *, body: bytes | None = None,
+        connect: float | None = None, read: float | None = None,
+    ) -> tuple[WireStream, str]:
+        """The response and the token that got it. A token that is refused is renewed, once."""
+        renewed = False
+        while True:
+            token, headers = "", self._headers
+            if self._tokens is not None:
+                token = await self._tokens.get()
+                headers = {**headers, "authorization": f"Bearer {token}"}
+            async with AsyncExitStack() as opening:
+                reply = await opening.enter_async_context(
+                    self._http.stream(method, url, headers=headers, body=body, connect=connect, read=read)
+                )
+                if reply.status != 401 or self._tokens is None or renewed:
+                    await stack.enter_async_context(opening.pop_all())
+                    return reply, token
+            self._tokens.drop(token)
+            renewed = True
+
+    async def health_check(self) -> bool:
+        """Whether the service answers and takes the credentials; never raises."""
+        try:
+            async with asyncio.timeout(PROBE), AsyncExitStack() as stack:
+                reply, _ = await self._send(stack, "GET", self._health_url)
+                return _is_success(reply.status)
+        except (OrchestratorError, builtins.TimeoutError) as error:
+            self.logger.debug("health check failed: %s", error)
+            return False
+
+    async def aclose(self) -> None:
+        """Close the connections, and end the fetch of a token."""
+        with suppress(ValueError):  # closed before
+            self.config.off_change(self._configure)
+        if self._tokens is not None:
+            await self._tokens.aclose()
+        await self._http.aclose()
+
+    def _limit(self) -> float | None:
+        """Seconds for one answer; a router has its own guard."""
+        return None if self.routed else self.config.timeout or ALONE
+
+    async def _within_timeout(self, work: Coroutine[Any, Any, T]) -> T:
+        """``work`` within the limit, in which the wait for a token counts too."""
+        limit = self._limit()
+        if limit is None:
+            return await work
+        try:
+            async with asyncio.timeout(limit):
+                return await work
+        except builtins.TimeoutError as exc:
+            if isinstance(exc, OrchestratorError):
+                raise
+            raise TimeoutError(f"no answer within {limit:g} s", provider=self.name, model=self._model) from exc
+
+
+async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:
+    """Read a stream whose answer is whole to its end, so that its connection can be used again."""
+    with suppress(builtins.TimeoutError, ProviderError):
+        async with asyncio.timeout(DRAIN):
+            async for _ in chunks:
+                pass
+
+
+def http_url(config: ProviderConfig, field: str, url: str) -> str:
+    """``url`` without a slash at its end; a ``ValueError`` that names ``field`` when it is no address."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError(f"{field} of {config.name!r} must begin with http:// or https:// and name a host")
+    return url.rstrip("/")
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
