@@ -115,12 +115,11 @@ class Dispatcher:
             call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
 
     def _worth_another_round(self, call: Call, candidate: Candidate, error: OrchestratorError) -> bool:
-        """A 429 passes: once its pause is over, the provider may be asked again, a bounded number of times."""
+        """A 429 passes: once its pause is over, the provider may be asked again, within the same count of retries."""
         if not isinstance(error, RateLimitError) or isinstance(error, QuotaExceededError):
             return False
-        rounds = call.attempts_by_limit.get(candidate.name, 0) + 1
-        call.attempts_by_limit[candidate.name] = rounds
-        return rounds <= self._policy.max_retries
+        tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
+        return tried <= self._policy.max_retries
 
     async def _wait(self, call: Call) -> None:
         """Until the first provider that could still answer may be back; raises when that is too late or never."""

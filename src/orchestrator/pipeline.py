@@ -42,7 +42,7 @@ class Call:
     """One request on its way: what was asked, the one deadline, and what happened so far."""
 
     __slots__ = (
-        "attempts", "attempts_by_limit", "deadline", "emit", "id", "listening", "loop", "request", "spent", "started",
+        "attempts", "deadline", "emit", "id", "listening", "loop", "request", "spent", "started",
         "total", "watch", "window",
     )
 
@@ -61,7 +61,6 @@ class Call:
         self.total = request.timeouts.total  # as configured; a caller's own `timeout` blames nobody
         self.attempts: list[Attempt] = []
         self.spent: set[str] = set()
-        self.attempts_by_limit: dict[str, int] = {}
         self.window = 0
 
     def remaining(self) -> float:
@@ -79,8 +78,9 @@ async def answer_from(
         first = error
     if isinstance(first, CircuitOpenError | CapacityError):
         raise first
-    if candidate.config.max_retries is not None and candidate.config.max_retries != policy.max_retries:
-        policy = policy.model_copy(update={"max_retries": candidate.config.max_retries})
+    own = candidate.config.max_retries
+    earlier = sum(attempt.provider == candidate.name for attempt in call.attempts) - 1
+    policy = policy.model_copy(update={"max_retries": max(0, (policy.max_retries if own is None else own) - earlier)})
 
     def announce(error: OrchestratorError, delay: float) -> None:
         call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))

@@ -22,6 +22,7 @@ BROAD_EXCEPTS = {
     "pipeline.LiveStream.aclose": "nobody is left who could handle a failing close",
     "pool.Candidate.close": "nobody is left who could handle a failing close",
     "dispatch.Dispatcher._order": "a strategy of the user's that raises must not cost the answer",
+    "resilience.circuit.quietly": "calls what others wrote: a listener or a storage that raises changes nothing",
     "router.Router.complete": "ends the request's record, and raises again",
     "router.Router.stream": "ends the request's record, and raises again",
     "router.Router._emit": "a listener that raises changes nothing",

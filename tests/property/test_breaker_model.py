@@ -6,7 +6,7 @@ from fractions import Fraction
 from math import inf
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,6 +14,7 @@ from orchestrator.core.clock import Random
 from orchestrator.core.config import BreakerPolicy
 from orchestrator.core.errors import CircuitOpenError, Verdict
 from orchestrator.resilience.breaker import ProviderBreaker
+from orchestrator.resilience.window import Window
 
 WINDOW = 40  # seconds; all times are multiples of a quarter, so that floats are exact
 JITTER = 0.5
@@ -271,6 +272,17 @@ class BreakerMachine(RuleBasedStateMachine):
                 self.breaker.release(mine, verdict)
                 self.model.release(models, verdict.value)
 
+    @precondition(lambda self: self.model.phase != "isolated")
+    @rule(rounds=st.integers(1, 3), last=st.sampled_from([Verdict.SUCCESS, Verdict.NEUTRAL]))
+    def break_and_probe(self, rounds, last):
+        """Gets to the rarer states: several breaks in a row, then probes."""
+        for verdict in [Verdict.CREDENTIALS] * rounds + [last] * self.model.policy.probes:
+            self.model.advance(self.model.wait())
+            if self.model.wait() == 0:
+                mine, models = self.breaker.acquire(), self.model.acquire()
+                self.breaker.release(mine, verdict)
+                self.model.release(models, verdict.value)
+
     @precondition(lambda self: self.permits)
     @rule(data=st.data())
     def open_stream(self, data):
@@ -289,7 +301,15 @@ class BreakerMachine(RuleBasedStateMachine):
         assert wait == self.model.wait()
         self.model.advance(wait)
 
-    @rule(phase=st.sampled_from(["isolated", "closed", "closed", "open", "half-open"]))
+    @precondition(lambda self: self.model.phase == "isolated")
+    @rule()
+    def end_the_isolation(self):
+        self.by_hand("closed")
+
+    @rule(phase=st.sampled_from(["closed", "open", "half-open", "isolated"]))
+    def move_by_hand(self, phase):
+        self.by_hand(phase)
+
     def by_hand(self, phase):
         verbs = {"isolated": "isolate", "closed": "reset", "open": "open", "half-open": "half_open"}
         getattr(self.breaker, verbs[phase])()
@@ -329,5 +349,29 @@ class BreakerMachine(RuleBasedStateMachine):
             self.compare()
 
 
-BreakerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+BreakerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 test_the_breaker_behaves_as_its_model = BreakerMachine.TestCase
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    ends=st.lists(
+        st.tuples(
+            st.sampled_from([0, 0, 1, 3, 4, 5, 17, 36, 37, 40, 41, 1000]), st.booleans(), st.booleans(), st.booleans(),
+        ),
+        min_size=5, max_size=60,
+    )
+)
+def test_the_window_counts_what_ended_in_the_last_ten_buckets(ends):
+    window, at, seen = Window(WINDOW), 0, []
+    for step, failed, slow, late in ends:
+        at += step
+        seen.append((at // (WINDOW // 10), failed, slow, late))
+        if late:
+            window.add_late(at)
+        else:
+            window.add(at, failed=failed, slow=slow)
+        kept = [entry[1:] for entry in seen if at // (WINDOW // 10) - entry[0] < 10]
+        judged = [(failed, slow) for failed, slow, late in kept if not late]
+        assert (window.calls, window.late) == (len(judged), len(kept) - len(judged))
+        assert (window.failures, window.slow) == (sum(f for f, _ in judged), sum(s for _, s in judged))

@@ -100,14 +100,27 @@ async def test_3_every_lease_comes_back_from_cancelled_failed_and_abandoned_call
 
 
 async def test_3_a_forgotten_stream_gives_its_lease_back_at_the_deadline():
-    router = first_available(mock("a", Answer("1 2 3", pieces=["1 ", "2 ", "3"])), timeouts=Timeouts(total=10))
+    closed = []
+
+    class Slow(BaseProvider):
+        async def open_stream(self, request):
+            try:
+                yield TextDelta("one")
+                yield TextDelta("two")
+            finally:
+                closed.append(asyncio.get_running_loop().time())
+
+    router = first_available(Slow(ProviderConfig(name="a")), timeouts=Timeouts(total=10))
     stream = router.route_stream("x")
-    assert await anext(stream) == "1 "
+    assert await anext(stream) == "one"
     assert in_flight(router) == 1
     await asyncio.sleep(11)
     assert in_flight(router) == 0
-    with pytest.raises(StreamInterruptedError):
+    assert closed == [pytest.approx(10)]
+    with pytest.raises(StreamInterruptedError) as caught:
         await anext(stream)
+    assert caught.value.__cause__.phase == "total"
+    assert router.snapshot()["a"].failures == 0
 
 
 async def test_3_a_connection_comes_back_when_its_reader_leaves():

@@ -110,6 +110,13 @@ async def test_the_readers_own_slowness_is_not_the_providers_silence():
     assert router.snapshot()["a"].latency_p99 < 1
 
 
+async def test_the_time_a_stream_took_is_what_its_provider_was_waited_for():
+    router = first_available(Stream("a", 1, "one", 2, "two", 1), timeouts=TIMES)
+    async for _ in router.route_stream("x"):
+        await asyncio.sleep(10)
+    assert router.snapshot()["a"].latency_p50 == pytest.approx(4, rel=0.1)
+
+
 async def test_a_providers_own_timeout_caps_a_whole_stream():
     provider = Stream("a", *["x", 2] * 20)
     provider.config.timeout = 9
@@ -128,8 +135,8 @@ async def test_the_deadline_interrupts_a_stream_that_is_still_writing():
 
 @pytest.mark.parametrize(
     ("timeout", "total", "blamed"),
-    [(2, 100, False), (15, 100, True), (None, 12, True)],
-    ids=["the caller was in a hurry", "it had a fair chance", "the configured deadline"],
+    [(2, 100, False), (9.9, 100, False), (10.1, 100, True), (None, 12, True)],
+    ids=["the caller was in a hurry", "less than half of the time", "a fair chance", "the configured deadline"],
 )
 async def test_whose_fault_the_deadline_is(timeout, total, blamed):
     times = Timeouts(total=total, attempt=20)
@@ -261,6 +268,7 @@ async def test_cancelling_a_reader_closes_the_stream():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (provider.closed, router.snapshot()["a"].in_flight) == (1, 0)
+    assert len(router._watch) == 0
 
 
 async def test_a_provider_that_hangs_while_closing_does_not_hold_the_reader_for_ever():

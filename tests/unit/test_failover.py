@@ -141,6 +141,7 @@ async def test_retry_after_pauses_that_provider_for_everybody():
     assert await router.route("1") == "b"
     assert await router.route("2") == "b"
     assert len(limited.calls) == 1
+    assert (router.snapshot()["a"].limited, router.snapshot()["a"].failures) == (1, 1)
     assert [event.delay for event in events if isinstance(event, ProviderPaused)] == [30]
     assert router.snapshot()["a"].retry_after == pytest.approx(30, abs=0.01)
     assert router.snapshot()["a"].breaker == "closed"
@@ -171,6 +172,47 @@ async def test_alone_and_limited_it_waits_within_the_deadline():
     begun = loop.time()
     assert await router.route("x") == "a"
     assert loop.time() - begun == pytest.approx(3, abs=0.01)
+
+
+async def test_always_limited_is_not_asked_more_often_than_retries_allow():
+    limited = mock("a", Fail(RateLimitError("x", retry_after=1)))
+    with pytest.raises(RateLimitError):
+        await first_available(limited).route("x")
+    assert len(limited.calls) == 3
+    limited = mock("a", Fail(RateLimitError("x", retry_after=1)))
+    with pytest.raises(AllProvidersFailedError):
+        await first_available(limited, mock("b", Fail(AuthenticationError("x")))).route("x")
+    assert len(limited.calls) == 3
+
+
+async def test_alone_a_503_with_a_hint_is_waited_for_and_with_others_it_is_not():
+    busy = [Fail(OverloadedError("x", retry_after=3)), "a"]
+    begun = asyncio.get_running_loop().time()
+    assert await first_available(mock("a", *busy)).route("x") == "a"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(3, abs=0.01)
+    router = first_available(mock("a", *busy), mock("b"))
+    assert await router.route("x") == "b"
+    assert asyncio.get_running_loop().time() - begun == pytest.approx(3, abs=0.01)
+    assert router.snapshot()["a"].retry_after == pytest.approx(3, abs=0.01)
+
+
+async def test_a_provider_that_blocked_the_loop_past_the_deadline_is_the_last_one_asked():
+    class Blocking(BaseProvider):
+        async def complete(self, request):
+            asyncio.get_running_loop().advance(1000)  # as a long computation would
+            raise ConnectionFailedError("x")
+
+    second = mock("b")
+    with pytest.raises(ConnectionFailedError):
+        await first_available(Blocking(ProviderConfig(name="a")), second).route("x")
+    assert second.calls == []
+
+
+async def test_giving_up_a_provider_is_told_with_its_error():
+    events: list[object] = []
+    router = first_available(mock("a", Fail(AuthenticationError("x"))), mock("b"), listeners=[events.append])
+    await router.route("x")
+    assert [(e.provider, type(e.error)) for e in events if isinstance(e, FailedOver)] == [("a", AuthenticationError)]
 
 
 async def test_limited_beyond_the_deadline_fails_at_once_and_says_when():
@@ -295,11 +337,18 @@ async def test_a_strategy_that_raises_repeats_or_forgets_costs_no_answer(caplog)
     def repeats(candidates, request):
         return [candidates[0]] * 3
 
-    for order in (raises, forgets, repeats):
+    def never_called_for_nobody(candidates, request):
+        assert candidates
+        return candidates
+
+    for order in (raises, forgets, repeats, never_called_for_nobody):
         failing = mock("a", Fail(AuthenticationError("x")))
         assert await Router(Order(order), [failing, mock("b")]).route("x") == "b"
         assert len(failing.calls) == 1
-    assert "bug in the strategy" in caplog.text
+    assert caplog.text.count("RuntimeError: bug in the strategy") == 1
+    with pytest.raises(NoProvidersError):
+        await Router(Order(never_called_for_nobody)).route("x")
+    assert "AssertionError" not in caplog.text
 
 
 async def test_a_provider_that_is_a_router_can_say_that_its_circuits_are_open():

@@ -55,7 +55,7 @@ def _root(
 def ask(  # noqa: PLR0917  # options, which typer gives by name
     prompt: Annotated[str | None, typer.Argument(help="The prompt; '-' or none: read it from standard input.")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="Instead of each provider's own model.")] = None,
-    provider: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Ask only this one; may be repeated.")] = None,
+    provider: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Ask only this; repeatable.")] = None,
     strategy: Strategy = "first-available",
     system: Annotated[str | None, typer.Option(help="A system message.", metavar="TEXT")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, metavar="0-2")] = None,
@@ -85,11 +85,12 @@ def ask(  # noqa: PLR0917  # options, which typer gives by name
     try:
         answer = _run(_asking(question, provider or [], (lambda _: None) if as_json else out, notes.print))
     except OrchestratorError as error:
+        out.end_line()
         if as_json:
             typer.echo(json.dumps(error_json(error), ensure_ascii=False))
-        out.end_line()
-        for line in error_lines(error):
-            notes.print(line)
+        else:
+            for line in error_lines(error):
+                notes.print(line)
         raise typer.Exit(1) from None
     finally:
         out.end_line()
@@ -128,7 +129,7 @@ def _asking(
 def _prompt(argument: str | None) -> str:
     """The argument, or what stands in standard input; undecodable bytes become question marks."""
     if argument is None and sys.stdin.isatty():
-        raise typer.BadParameter("give one, or pipe it in", param_hint="'PROMPT'")
+        raise typer.BadParameter("there is none; give one, or pipe it in", param_hint="'PROMPT'")
     if argument is None or argument == "-":
         argument = sys.stdin.buffer.read().decode(errors="replace")
     if not argument.strip():

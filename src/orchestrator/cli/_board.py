@@ -11,7 +11,7 @@ from orchestrator.core.events import AttemptEnded, BreakerChanged, Event, Failed
 
 __all__ = ["SLOTS", "Board", "Note"]
 
-SLOTS = 18  # columns of the traffic chart
+SLOTS = 16  # columns of the traffic chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Board:
         self.charts = {name: [0] * SLOTS for name in names}
         self._started = started
         self._length = length
+        self._failing: set[str] = set()
         self._recent: deque[tuple[float, str]] = deque()
         self._window = min(2.0, length / 10)
         self._last_answer = 0.0
@@ -55,11 +56,10 @@ class Board:
                 self.note(event.at, "bad", f"a request failed: {event.error}")
             case AttemptEnded(outcome="answer"):
                 self._count(event.at, event.attempt.provider)
+            case AttemptEnded(outcome="error"):
+                self._failed(event)
             case FailedOver():
                 self.failovers += 1
-                if self.failovers == 1:
-                    error = type(event.error).__name__
-                    self.note(event.at, "plain", f"{event.provider} gave {error}: its requests fail over to the others")
             case BreakerChanged():
                 self._breaker(event)
 
@@ -71,9 +71,9 @@ class Board:
         """Seconds since the start."""
         return at - self._started
 
-    def slot(self, at: float) -> int:
-        """The column of the chart that is being filled."""
-        return min(int(self.elapsed(at) / self._length * SLOTS), SLOTS - 1)
+    def slots_done(self, at: float) -> int:
+        """The columns of the chart that nothing can be added to any more."""
+        return min(int(self.elapsed(at) / self._length * SLOTS), SLOTS)
 
     def shares(self, at: float) -> dict[str, float]:
         """Each provider's share of the answers of the last seconds."""
@@ -95,11 +95,20 @@ class Board:
         )
 
     def _count(self, at: float, name: str) -> None:
-        self.charts[name][self.slot(at)] += 1
+        self.charts[name][min(self.slots_done(at), SLOTS - 1)] += 1
         self._recent.append((at, name))
+
+    def _failed(self, event: AttemptEnded) -> None:
+        name = event.attempt.provider
+        if name not in self._failing:
+            self._failing.add(name)
+            error = type(event.attempt.error).__name__
+            self.note(event.at, "bad", f"{name}: {error}, the request is retried and then fails over")
 
     def _breaker(self, event: BreakerChanged) -> None:
         name, left = event.provider, event.retry_after or 0.0
+        if event.new == "closed":
+            self._failing.discard(name)
         match event.old, event.new:
             case "half-open", "open":
                 self.note(event.at, "bad", f"{name}: {event.reason}, its breaker stays open for another {left:.1f} s")

@@ -9,9 +9,10 @@ from functools import partial
 from pydantic import ValidationError
 
 from orchestrator.core.config import ProviderConfig
-from orchestrator.providers import GigaChatProvider, OpenAICompatibleProvider, YandexGPTProvider
+from orchestrator.providers import gigachat, yandexgpt
 from orchestrator.providers.base import BaseProvider
 from orchestrator.providers.catalog import VENDORS, Vendor
+from orchestrator.providers.openai_compatible import OpenAICompatibleProvider
 
 __all__ = ["Found", "Service", "services", "survey"]
 
@@ -47,7 +48,8 @@ def services() -> Iterator[Service]:
             "api_key": "GIGACHAT_CREDENTIALS", "scope": "GIGACHAT_SCOPE", "model": "GIGACHAT_MODEL",
             "ca_bundle": "GIGACHAT_CA_BUNDLE_FILE", "base_url": "GIGACHAT_BASE_URL", "auth_url": "GIGACHAT_AUTH_URL",
         },
-        GigaChatProvider,
+        gigachat.GigaChatProvider,
+        gigachat.MODEL,
     )
     yield Service(
         "yandex", ("YANDEX_API_KEY", "YANDEX_FOLDER_ID"),
@@ -55,7 +57,8 @@ def services() -> Iterator[Service]:
             "api_key": "YANDEX_API_KEY", "folder_id": "YANDEX_FOLDER_ID", "model": "YANDEX_MODEL",
             "base_url": "YANDEX_BASE_URL",
         },
-        YandexGPTProvider,
+        yandexgpt.YandexGPTProvider,
+        yandexgpt.MODEL,
     )
 
 
@@ -65,9 +68,11 @@ def _of_vendor(vendor: Vendor) -> Service:
     if vendor.key_env is not None:
         variables = {"api_key": vendor.key_env, **variables}
     # A server of one's own needs no key: whoever says where it is, wants it asked.
-    needs = vendor.key_env or variables["base_url"]
+    needs = [vendor.key_env or variables["base_url"]]
+    if vendor.default_model is None:
+        needs.append(variables["model"])
     make = partial(OpenAICompatibleProvider, vendor=vendor)
-    return Service(vendor.name, (needs,), variables, make, vendor.default_model)
+    return Service(vendor.name, tuple(needs), variables, make, vendor.default_model)
 
 
 def survey(environ: Mapping[str, str]) -> list[Found]:

@@ -28,8 +28,10 @@ _CUT = {"length": "cut at the token limit", "content_filter": "cut by the conten
 
 
 def console(*, stderr: bool = False, plain: bool = False) -> Console:
-    """A console for whole lines: nothing is wrapped or coloured but what is said to be."""
-    return Console(stderr=stderr, color_system=None if plain else "auto", highlight=False, markup=False, soft_wrap=True)
+    """A console that colours nothing by itself, and leaves lines whole where nobody looks at them."""
+    made = Console(stderr=stderr, color_system=None if plain else "auto", highlight=False, markup=False)
+    made.soft_wrap = not made.is_terminal
+    return made
 
 
 def harmless(text: str) -> str:
@@ -61,7 +63,7 @@ def summary_line(answer: Completion) -> Text:
         Text(_CUT.get(answer.finish_reason, ""), "yellow"),
         _attempts(answer.attempts),
     ]
-    line = Text(answer.provider or "", "bold")
+    line = Text().append(answer.provider or "", "bold")
     for part in filter(None, parts):
         line.append(" · ", "dim").append_text(part)
     return line
@@ -121,17 +123,19 @@ def _ending(attempt: Attempt) -> str:
 
 
 def survey_lines(found: Sequence[Found]) -> Iterator[Text]:
-    """One line per service: configured or not, by which variables, with which model."""
+    """One line per service: configured or not, by which variables, and the model or what is wrong."""
     width = max(len(item.service.name) for item in found)
+    yield Text(f"{'provider':<{width}}  state       configured by", "dim")
     for item in found:
-        state, style, detail = "-", "dim", ""
+        state, style, detail = "not set", "dim", ""
         if item.provider is not None:
             state, style, detail = "ready", "green", item.provider.config.model or item.service.default_model or ""
         elif item.problem is not None:
             state, style, detail = "incomplete", "yellow", item.problem
+        needs = " + ".join(item.service.needs)
         yield Text.assemble(
             (f"{item.service.name:<{width}}", "bold"), "  ", (f"{state:<10}", style), "  ",
-            f"{' + '.join(item.service.needs):<33}", "  ", harmless(detail),
+            f"{needs:<33}  {harmless(detail)}" if detail else needs,
         )
 
 

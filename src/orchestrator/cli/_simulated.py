@@ -11,9 +11,10 @@ __all__ = ["ANNOUNCEMENT", "NAMES", "demo_servers", "question_servers"]
 _FORMATS: dict[str, Vendor] = {"alpha": "openai", "beta": "gigachat", "gamma": "yandex"}
 NAMES = tuple(_FORMATS)
 
-ANNOUNCEMENT = """\
-No key in the environment (see: orchestrator providers): asking three simulated providers on this machine.
-They speak real HTTP: alpha in OpenAI's format, beta in GigaChat's, gamma in YandexGPT's. alpha is made to fail."""
+ANNOUNCEMENT = (
+    "No key in the environment (see: orchestrator providers). Asking simulated providers on this machine, over real "
+    "HTTP: alpha (OpenAI format, made to fail), beta (GigaChat format), gamma (YandexGPT format)."
+)
 
 
 def question_servers() -> list[SimulatedProvider]:

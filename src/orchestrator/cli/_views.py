@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli._board import Board, Note
+from orchestrator.cli._board import SLOTS, Board, Note
 from orchestrator.cli._demo import Plan
 from orchestrator.cli._render import harmless, percent, seconds
 from orchestrator.core.events import BreakerState
@@ -22,11 +22,14 @@ from orchestrator.pool import ProviderSnapshot
 
 __all__ = ["LiveView", "PlainView"]
 
-_BARS = " ▁▂▃▄▅▆▇█"
+_BARS = "·▁▂▃▄▅▆▇█"
 _COLOURS: dict[BreakerState, str] = {"open": "red", "isolated": "red", "half-open": "yellow", "ramp": "yellow"}
 _KINDS = {"bad": "red", "good": "green", "plain": ""}
 _LINES_AROUND_NOTES = 13
-_WIDTH_WITH_CHART = 92
+# Columns of fixed width: the table must not jump when a number gets one more digit.
+_WORDS = {"provider": 8, "server": 6, "breaker": 10}
+_NUMBERS = {"in flight": 9, "requests": 8, "failed": 6, "p50": 6, "p95": 6, "share": 5}
+_WIDTH_WITH_CHART = 100
 
 
 class PlainView:
@@ -46,11 +49,12 @@ class PlainView:
         for note in notes:
             self._write(f"{note.at:5.1f} s  * {harmless(note.text)}")
         if board.elapsed(at) >= self._next:
-            self._next = int(board.elapsed(at)) + 1
+            second = int(board.elapsed(at))
+            self._next = second + 1
             shares = board.shares(at)
             each = "   ".join(f"{p.name} {p.breaker:<9} {percent(shares[p.name])}" for p in providers)
             self._write(
-                f"{board.elapsed(at):5.1f} s    {each}   {board.answered} answered, {board.errors} errors, "
+                f"{second:5.1f} s    {each}   {board.answered} answered, {board.errors} errors, "
                 f"{board.failovers} failovers"
             )
 
@@ -77,6 +81,7 @@ class LiveView:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._live.stop()
+        self._console.print()
 
     def show(self, board: Board, providers: Sequence[ProviderSnapshot], at: float) -> None:
         """Draw it anew."""
@@ -103,15 +108,14 @@ class LiveView:
         return title, progress, self._table(board, providers, at), totals, Text(), *notes
 
     def _table(self, board: Board, providers: Sequence[ProviderSnapshot], at: float) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=True)
-        table.add_column("provider", min_width=8)
-        table.add_column("server")
-        table.add_column("breaker", min_width=11)
-        for name in ("busy", "requests", "failed", "p50", "p95", "share"):
-            table.add_column(name, justify="right", min_width=6)
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name, width in _WORDS.items():
+            table.add_column(name, width=width, no_wrap=True)
+        for name, width in _NUMBERS.items():
+            table.add_column(name, width=width, no_wrap=True, justify="right")
         chart = self._console.width >= _WIDTH_WITH_CHART
         if chart:
-            table.add_column("answers over time")
+            table.add_column("traffic", width=SLOTS, no_wrap=True)
         shares = board.shares(at)
         for provider in providers:
             down = provider.name in board.down
@@ -126,8 +130,7 @@ class LiveView:
 
 def _title(plan: Plan) -> str:
     return (
-        f"{plan.rate:g} requests per second for {plan.seconds:g} s, {plan.strategy}, over three simulated providers: "
-        "alpha (OpenAI format), beta (GigaChat), gamma (YandexGPT)"
+        f"{plan.rate:g} requests/s by {plan.strategy} over alpha (OpenAI format), beta (GigaChat), gamma (YandexGPT)"
     )
 
 
@@ -143,7 +146,7 @@ def _latency(value: float | None) -> str:
 def _chart(board: Board, name: str, at: float) -> str:
     """A column per part of the run; the one being filled is left out, or it would always look like a fall."""
     most = max((count for chart in board.charts.values() for count in chart), default=0)
-    filled = board.charts[name][: board.slot(at)]
+    filled = board.charts[name][: board.slots_done(at)]
     return "".join(_BARS[ceil(count / most * (len(_BARS) - 1))] if most else " " for count in filled)
 
 

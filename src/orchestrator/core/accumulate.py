@@ -31,17 +31,16 @@ class Accumulator:
 
     def add(self, event: StreamEvent) -> None:
         """Take the next event."""
-        kind = type(event)
-        if kind is TextDelta:
-            self._text.append(event.text)  # type: ignore[union-attr]  # a TextDelta; isinstance would cost per piece
-        elif isinstance(event, ReasoningDelta):
+        if isinstance(event, TextDelta) and isinstance(event.text, str):
+            self._text.append(event.text)
+        elif isinstance(event, ReasoningDelta) and isinstance(event.text, str):
             self._reasoning.append(event.text)
-        elif isinstance(event, ToolCallDelta):
+        elif isinstance(event, ToolCallDelta) and isinstance(event.arguments, str):
             self._add_call(event)
-        elif isinstance(event, Finished):
+        elif isinstance(event, Finished) and isinstance(event.completion, Completion):
             self._finished = event.completion
         else:
-            raise MalformedResponseError(f"the stream yielded {kind.__name__}, which is no stream event")
+            raise MalformedResponseError(f"the stream yielded {_fault(event)}")
 
     def _add_call(self, delta: ToolCallDelta) -> None:
         known = self._calls.get(delta.index)
@@ -68,10 +67,11 @@ class Accumulator:
         done = self._finished
         if done is None:
             raise MalformedResponseError("the stream ended without an end marker", provider=provider)
-        done.text = done.text or self.text
-        done.reasoning = done.reasoning or "".join(self._reasoning)
-        done.tool_calls = done.tool_calls or tuple(self._calls[index] for index in sorted(self._calls))
-        return done
+        # A copy: a provider may end every stream with the same object.
+        return replace(
+            done, text=done.text or self.text, reasoning=done.reasoning or "".join(self._reasoning),
+            tool_calls=done.tool_calls or tuple(self._calls[index] for index in sorted(self._calls)),
+        )
 
 
 def check_completion(completion: object, provider: str) -> Completion:
@@ -88,6 +88,14 @@ def check_completion(completion: object, provider: str) -> Completion:
         raise MalformedResponseError("the provider returned an empty answer", provider=provider,
                                      model=completion.model)
     return completion
+
+
+def _fault(event: object) -> str:
+    kind = type(event).__name__
+    if not isinstance(event, StreamEvent):
+        return f"{kind}, which is no stream event"
+    name = next(name for name in ("text", "arguments", "completion") if hasattr(event, name))
+    return f"{kind} whose {name} is {_kind(getattr(event, name))}"
 
 
 def _kind(value: object) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 __all__ = ["BreakerPolicy", "GenerationParams", "ProviderConfig", "RetryPolicy", "Timeouts"]
 
-_USERINFO = re.compile(r"(?<=//)[^/@]+(?=@)")
+_CREDENTIALS = re.compile(r"(?<=//)[^/?#]+(?=@)|(?<=\?).+")  # user:password@ and the query of a URL
 
 
 class _Settings(BaseModel):
@@ -33,6 +33,21 @@ class _Settings(BaseModel):
         near = get_close_matches(name, cls.model_fields, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"unknown field {name!r}.{hint} {cls.__name__} knows: {', '.join(cls.model_fields)}"
+
+
+class _Watchers(list[Callable[[], None]]):
+    """Who is told of an assignment. No part of the settings: neither compared, nor copied, nor pickled with them."""
+
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Watchers)
+
+    def __deepcopy__(self, _: object) -> _Watchers:
+        return _Watchers()
+
+    def __reduce__(self) -> tuple[type[_Watchers], tuple[()]]:
+        return _Watchers, ()
 
 
 class ProviderConfig(_Settings):
@@ -66,7 +81,7 @@ class ProviderConfig(_Settings):
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     extra_body: dict[str, Any] = Field(default_factory=dict, repr=False)
 
-    _watchers: list[Callable[[], None]] = PrivateAttr(default_factory=list)
+    _watchers: _Watchers = PrivateAttr(default_factory=_Watchers)
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in type(self).model_fields:
@@ -74,6 +89,11 @@ class ProviderConfig(_Settings):
         super().__setattr__(name, value)
         for watcher in self._watchers:
             watcher()
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        super(ProviderConfig, copied).__setattr__("_watchers", _Watchers())
+        return copied
 
     def on_change(self, watcher: Callable[[], None]) -> None:
         """Call ``watcher`` after every assignment."""
@@ -85,7 +105,7 @@ class ProviderConfig(_Settings):
 
     def __repr_args__(self) -> Any:  # noqa: ANN401  # pydantic's own signature
         for name, value in super().__repr_args__():
-            yield name, _USERINFO.sub("***", value) if isinstance(value, str) else value
+            yield name, _CREDENTIALS.sub("***", value) if isinstance(value, str) else value
 
 
 class GenerationParams(_Settings):
@@ -123,14 +143,11 @@ class Timeouts(_Settings):
     total: float = Field(default=120, gt=0)
     attempt: float = Field(default=0, ge=0, description="0: half of total")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _half_of_total(cls, data: Any) -> Any:  # noqa: ANN401  # pydantic hands over whatever was given
-        if isinstance(data, dict) and not data.get("attempt"):
-            total = data.get("total", cls.model_fields["total"].default)
-            if isinstance(total, int | float):
-                return {**data, "attempt": total / 2}
-        return data
+    @model_validator(mode="after")
+    def _half_of_total(self) -> Self:
+        if not self.attempt:
+            object.__setattr__(self, "attempt", self.total / 2)  # frozen only once it is made
+        return self
 
 
 class RetryPolicy(_Settings):

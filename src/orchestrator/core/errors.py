@@ -267,7 +267,7 @@ class RouterClosedError(OrchestratorError, RuntimeError):
 class AllProvidersFailedError(OrchestratorError, ExceptionGroup[OrchestratorError]):
     """Every provider failed, and not all in the same way; ``exceptions`` holds one error per attempt, in order."""
 
-    def __new__(
+    def __new__(  # noqa: D102  # described by the class
         cls, message: str, errors: Sequence[OrchestratorError], **_: object  # the fields are __init__'s
     ) -> Self:
         return ExceptionGroup.__new__(cls, message, list(errors))

@@ -13,6 +13,7 @@ __all__ = ["parse_messages", "parse_response_format", "parse_tool_choice", "pars
 
 _ROLES = ("system", "user", "assistant", "tool")
 _MESSAGE_KEYS = ("role", "content", "name", "tool_calls", "tool_call_id")
+_TOOL_KEYS = ("name", "description", "parameters", "strict")
 T = TypeVar("T")
 
 
@@ -80,20 +81,19 @@ def _each(
 
 
 def _message(where: str, item: Mapping[str, Any]) -> Message:
-    for key in item:
-        if key not in _MESSAGE_KEYS:
-            raise InvalidRequestError(f"{where} has an unknown key {key!r}; known: {', '.join(_MESSAGE_KEYS)}")
+    _known(where, item, _MESSAGE_KEYS)
     role = "system" if item.get("role") == "developer" else item.get("role")
     if role not in _ROLES:
         raise _wrong(f"{where}.role", role, f"one of {', '.join(_ROLES)}")
-    calls = tuple(
-        _tool_call(f"{where}.tool_calls[{n}]", call) for n, call in enumerate(item.get("tool_calls") or ())
-    )
+    calls = _tool_calls(f"{where}.tool_calls", item.get("tool_calls"))
     content = _content(f"{where}.content", item.get("content"), optional=bool(calls))
     call_id = item.get("tool_call_id")
     if role == "tool" and not isinstance(call_id, str):
         raise _wrong(f"{where}.tool_call_id", call_id, "the id of the call this answers")
-    return Message(cast("Role", role), content, calls, call_id, item.get("name"))
+    name = item.get("name")
+    if name is not None and not isinstance(name, str):
+        raise _wrong(f"{where}.name", name, "a text")
+    return Message(cast("Role", role), content, calls, call_id, name)
 
 
 def _content(where: str, value: object, *, optional: bool) -> str | tuple[Part, ...]:
@@ -111,14 +111,25 @@ def _part(where: str, part: object) -> Part:
         return part
     if isinstance(part, Mapping):
         if part.get("type") == "text" and isinstance(part.get("text"), str):
+            _known(where, part, ("type", "text"))
             return TextPart(part["text"])
         image = part.get("image_url")
         if part.get("type") == "image_url":
+            _known(where, part, ("type", "image_url"))
             if isinstance(image, str):
                 return ImagePart(image)
             if isinstance(image, Mapping) and isinstance(image.get("url"), str):
+                _known(f"{where}.image_url", image, ("url", "detail"))
                 return ImagePart(image["url"], image.get("detail"))
     raise _wrong(where, part, "{'type': 'text', 'text': …} or {'type': 'image_url', 'image_url': {'url': …}}")
+
+
+def _tool_calls(where: str, value: object) -> tuple[ToolCall, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _wrong(where, value, "a list")
+    return tuple(_tool_call(f"{where}[{number}]", call) for number, call in enumerate(value))
 
 
 def _tool_call(where: str, call: object) -> ToolCall:
@@ -127,7 +138,10 @@ def _tool_call(where: str, call: object) -> ToolCall:
     function = call.get("function") if isinstance(call, Mapping) else None
     if isinstance(call, Mapping) and isinstance(function, Mapping) and isinstance(function.get("name"), str):
         arguments = function.get("arguments", "")
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        try:
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        except (TypeError, ValueError):
+            raise _wrong(f"{where}.function.arguments", arguments, "JSON, as a text or as plain values") from None
         return ToolCall(str(call.get("id") or ""), function["name"], text)
     raise _wrong(where, call, "{'id': …, 'type': 'function', 'function': {'name': …, 'arguments': …}}")
 
@@ -136,9 +150,19 @@ def _tool(where: str, item: Mapping[str, Any]) -> Tool:
     function = item.get("function", item)
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
         raise _wrong(where, item, "{'type': 'function', 'function': {'name': …, 'parameters': {…}}}")
-    return Tool(
-        function["name"], function.get("description"), dict(function.get("parameters") or {}), function.get("strict")
-    )
+    _known(where, item, ("type", "function") if "function" in item else ("type", *_TOOL_KEYS))
+    _known(where, function, ("type", *_TOOL_KEYS))
+    parameters = function.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise _wrong(f"{where}.parameters", parameters, "a JSON schema, as a dict")
+    return Tool(function["name"], function.get("description"), dict(parameters or {}), function.get("strict"))
+
+
+def _known(where: str, item: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Refuse what would be dropped: nothing the user wrote is lost silently."""
+    for key in item:
+        if key not in keys:
+            raise InvalidRequestError(f"{where} has an unknown key {key!r}; known: {', '.join(keys)}")
 
 
 def _wrong(where: str, value: object, allowed: str) -> InvalidRequestError:

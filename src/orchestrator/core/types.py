@@ -227,7 +227,7 @@ class Request:
         stream: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
     ) -> None:
-        self.prompt = prompt
+        self.prompt = _only_text(messages) if prompt is None and messages is not None else prompt
         self.params = params
         self._messages = messages
         self.tools = tools
@@ -266,6 +266,13 @@ class Request:
 
     def __repr__(self) -> str:
         return f"Request(messages={len(self.messages)}, needs={sorted(self.needs)}, stream={self.stream})"
+
+
+def _only_text(messages: Sequence[Message]) -> str | None:
+    """The text of a conversation that is one user text, and so can be carried by whoever takes a prompt."""
+    if len(messages) != 1 or messages[0].role != "user" or messages[0].name or messages[0].images:
+        return None
+    return messages[0].text or None
 
 
 _NOTHING: frozenset[str] = frozenset()

@@ -106,8 +106,6 @@ class WireStream:
         except zlib.error as exc:
             raise self._malformed("the body is not what its content-encoding says") from exc
         except _FOREIGN as exc:
-            if isinstance(exc, OrchestratorError):
-                raise
             error = error_from_transport(exc, provider=self._who.name, model=self._who.model, in_body=True)
             raise error from error.__cause__
 
@@ -115,7 +113,7 @@ class WireStream:
         if self._response.is_stream_consumed:  # read, and decoded, by a transport or hook of the user's client
             return httpx.ByteStream(self._response.content)
         # Not aiter_raw(): it cuts chunks anew for no use. AsyncClient has made sure of the type.
-        return cast(httpx.AsyncByteStream, self._response.stream)
+        return cast("httpx.AsyncByteStream", self._response.stream)
 
     def _inflater(self) -> zlib._Decompress | None:
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
@@ -198,8 +196,6 @@ class HttpClient:
             request = client.build_request(method, url, content=body, headers=self._headers(headers), timeout=timeout)
             return await client.send(request, stream=True, follow_redirects=False)
         except _FOREIGN as exc:
-            if isinstance(exc, OrchestratorError):
-                raise
             error = error_from_transport(exc, provider=self._config.name, model=self._config.model)
             raise error from error.__cause__
 

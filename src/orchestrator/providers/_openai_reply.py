@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from typing import Any
 
 from orchestrator.core.accumulate import Accumulator
@@ -38,7 +37,7 @@ _FAILURES: dict[str, type[ProviderError]] = {
     "error": ServerError, "abort": ServerError,
     "aborted": OverloadedError, "insufficient_system_resource": OverloadedError,
 }
-_MOST = 2**53  # no count of tokens is larger; what is, is nonsense
+_MOST = 2**53  # no count of tokens and no cost is larger; what is, is nonsense
 
 
 class Reply:
@@ -192,13 +191,14 @@ class Reply:
             raise self._malformed(f"content is {_kind(parts)}, not a text")
         events: list[StreamEvent] = []
         for part in parts:
-            text = part.get("text") if isinstance(part, dict) else part
-            if text and isinstance(text, str):
+            text = _text(part)
+            if text:
                 events.append(TextDelta(text))
-            elif isinstance(part, dict) and part.get("thinking"):
-                thought = "".join(delta.text for delta in self._parts(part["thinking"]) if isinstance(delta, TextDelta))
-                if thought:
-                    events.append(ReasoningDelta(thought))
+            elif isinstance(part, dict):
+                thought = part.get("thinking")
+                text = "".join(map(_text, thought)) if isinstance(thought, list) else _text(thought)
+                if text:
+                    events.append(ReasoningDelta(text))
         return events
 
     def _call(self, call: object, position: int | None) -> list[StreamEvent]:
@@ -208,12 +208,16 @@ class Reply:
         call_id, name, arguments = call.get("id") or "", function.get("name") or "", function.get("arguments")
         if not isinstance(call_id, str) or not isinstance(name, str):
             raise self._malformed("the id or the name of a tool call is not a text")
-        if arguments is None:
-            arguments = ""
-        elif not isinstance(arguments, str):
-            arguments = json.dumps(arguments, ensure_ascii=False)
-        index = self._calls.index(call.get("index") if position is None else position, call_id, name)
-        return [ToolCallDelta(index, call_id or None, name or None, arguments)]
+        if not isinstance(arguments, str):
+            arguments = "" if arguments is None else self._as_json(arguments)
+        number, news = self._calls.place(call.get("index") if position is None else position, call_id, name)
+        return [ToolCallDelta(number, news, name or None, arguments)]
+
+    def _as_json(self, arguments: object) -> str:
+        try:
+            return json.dumps(arguments, ensure_ascii=False)
+        except RecursionError as exc:
+            raise self._malformed("the arguments of a tool call are nested too deeply") from exc
 
     def _take_usage(self, payload: dict[str, Any]) -> None:
         told = payload.get("usage")
@@ -225,7 +229,7 @@ class Reply:
         # The last one counts, wherever it stands; they are never added up.
         self._usage = _usage(told)
         cost = told.get("cost")
-        if isinstance(cost, int | float) and isfinite(cost) and cost >= 0:
+        if isinstance(cost, int | float) and 0 <= cost < _MOST:
             self._cost = float(cost)
         self.complete = self.done
 
@@ -256,13 +260,17 @@ class _Calls:
     def count(self) -> int:
         return len(self._ids)
 
-    def index(self, told: object, call_id: str, name: str) -> int:
+    def place(self, told: object, call_id: str, name: str) -> tuple[int, str | None]:
+        """The number of the call that a fragment belongs to, and the call's id where that is news."""
         key = told if isinstance(told, int) else None
         number = self._numbers.get(key)
         if number is None or (name and (call_id != self._ids[number] if call_id else key is None)):
             number = self._numbers[key] = len(self._ids)
-            self._ids.append(call_id)
-        return number
+            self._ids.append("")
+        if self._ids[number]:
+            return number, None
+        self._ids[number] = call_id
+        return number, call_id or None
 
 
 def _usage(told: Mapping[str, Any]) -> Usage:
@@ -275,6 +283,11 @@ def _usage(told: Mapping[str, Any]) -> Usage:
         cached or _count(told.get("cached_tokens")) or _count(told.get("prompt_cache_hit_tokens")),
         _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else 0,
     )
+
+
+def _text(part: object) -> str:
+    text = part.get("text") if isinstance(part, dict) else part
+    return text if isinstance(text, str) else ""
 
 
 def _count(value: object) -> int:

@@ -164,8 +164,10 @@ class BaseProvider:
             hint = error.retry_after if error else None
             return backoff_delay(policy, state.attempt_number, random) if hint is None else hint
 
-        result: T = await AsyncRetrying(retry=again, wait=delay, reraise=True)(func)
-        return result
+        async def attempt() -> T:  # tenacity awaits only what is declared async: not a lambda that returns a coroutine
+            return await func()
+
+        return await AsyncRetrying(retry=again, wait=delay, reraise=True)(attempt)
 
     def _only_prompt(self, request: Request) -> str:
         if request.prompt is None:

@@ -23,7 +23,7 @@ class LeastLatency(RoutingStrategy):
     :class:`CandidateView` for how it ages and what a failure adds. All candidates are compared: drawing two of them
     first (the power of two choices) is no better for as few as a router has (``benchmarks/strategy_check.py``).
 
-    Every ``explore_every``-th decision goes to the idle candidate not heard of for longest, if that is more than
+    About one decision in ``explore_every`` goes to the idle candidate not heard of for longest, if that is more than
     ``explore_after`` seconds: a provider that was slow once is found again when it is fast.
     """
 
@@ -32,6 +32,7 @@ class LeastLatency(RoutingStrategy):
     def __init__(self, *, explore_every: int = EXPLORE_EVERY, explore_after: float = EXPLORE_AFTER) -> None:
         self._explore_every = explore_every
         self._explore_after = explore_after
+        self._explore_from = explore_every  # the decision at which it is due; it stays so until there is somebody
         self._decisions = 0
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
@@ -42,9 +43,11 @@ class LeastLatency(RoutingStrategy):
         turn = self._decisions % len(candidates)
         views = [*candidates[turn:], *candidates[:turn]]
         at = now()
-        explores = self._decisions % self._explore_every == 0
-        first = _unheard(views, at - self._explore_after) if explores else None
-        if first is None:
+        first = _unheard(views, at - self._explore_after) if self._decisions >= self._explore_from else None
+        if first is not None:
+            # Drawn, or it could fall in step with a list that changes periodically and never see the same candidate.
+            self._explore_from = self._decisions + int(self._explore_every * (0.5 + self.random.random()))
+        else:
             first = _least(views, at)
         yield first
         views.remove(first)
@@ -54,15 +57,13 @@ class LeastLatency(RoutingStrategy):
         yield from sorted(views, key=lambda view: (_cost(view, at, fastest, crowd), view.in_flight))
 
 
-def _unheard(views: Sequence[CandidateView], since: float) -> CandidateView | None:
+def _unheard(views: Sequence[CandidateView], before: float) -> CandidateView | None:
     """The idle candidate without news for longest; one with calls under way is being explored already."""
-    idle = [view for view in views if not view.in_flight]
-    oldest = min(idle, key=_news, default=None)
-    return oldest if oldest is not None and _news(oldest) < since else None
-
-
-def _news(view: CandidateView) -> float:
-    return max(view.sampled_at, view.penalised_at)
+    oldest = None
+    for view in views:
+        if view.sampled_at < before and view.penalised_at < before and not view.in_flight:
+            oldest, before = view, max(view.sampled_at, view.penalised_at)
+    return oldest
 
 
 def _least(views: Sequence[CandidateView], at: float) -> CandidateView:

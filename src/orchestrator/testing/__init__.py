@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.testing.loop import DeadlockError, VirtualTimeLoop
+from orchestrator.testing.recorder import Recorder
 from orchestrator.testing.servers import RecordedRequest, SimulatedProvider
 
-__all__ = ["DeadlockError", "RecordedRequest", "SimulatedProvider", "VirtualTimeLoop"]
+__all__ = ["DeadlockError", "RecordedRequest", "Recorder", "SimulatedProvider", "VirtualTimeLoop"]

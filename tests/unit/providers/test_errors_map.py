@@ -42,7 +42,7 @@ KEY = "sk-test-0123456789abcdef"
 
 def judged(status: int, body: object = b"", headers: Mapping[str, str] | None = None) -> ProviderError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return error_from_response(status, httpx.Headers(headers or {}), raw, provider="p", model="m", secrets=(KEY,))
+    return error_from_response(status, httpx.Headers(headers or {}), raw, provider="p", model="m", secrets=(KEY, None, "no"))
 
 
 def error(message: str = "no", **fields: object) -> dict[str, object]:
@@ -80,7 +80,7 @@ MISLEADING = [
      ContextWindowExceededError),
     ("together: 422 is a long input", 422, error("The prompt is too long"), ContextWindowExceededError),
     ("openai: context code", 400, error("x", code="context_length_exceeded"), ContextWindowExceededError),
-    ("vllm: context text", 400, error("This model's maximum context length is 4 tokens.", type="BadRequestError", code=4),
+    ("vllm: context text", 400, error("This model's maximum context length is 4.", type="BadRequestError", code=4),
      ContextWindowExceededError),
     ("llama.cpp: context type", 400, error("x", type="exceed_context_size_error", code=400, n_ctx=512),
      ContextWindowExceededError),

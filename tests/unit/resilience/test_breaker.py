@@ -277,6 +277,16 @@ def test_each_healthy_window_makes_the_next_break_one_step_shorter(make, clock):
     assert breaker.wait_time() == 5 * 2**2
 
 
+def test_windows_in_the_ramp_are_healthy_ones_too(make, clock):
+    breaker = make(break_base=5, window=60, ramp=200)
+    trip(breaker)
+    probe(breaker, clock, FAILURE)
+    probe(breaker, clock, SUCCESS)
+    clock.now += 130
+    trip(breaker)
+    assert breaker.wait_time() == 5
+
+
 def test_at_the_maximum_healthy_windows_count_from_there(make, clock):
     breaker = make(break_base=5, break_max=20, window=60)
     trip(breaker)
@@ -370,6 +380,17 @@ def test_one_bad_probe_opens_it_again(make, clock, events, verdict, reason):
     assert (breaker.phase, breaker.wait_time(), reasons(events)[-1]) == ("open", 77, reason)
     breaker.release(second, SUCCESS)
     assert breaker.phase == "open"
+
+
+def test_the_probes_of_each_break_are_counted_anew(make, clock):
+    breaker = make(probes=2)
+    for _ in range(2):
+        trip(breaker)
+        clock.now += breaker.wait_time()
+        calls(breaker, SUCCESS)
+        assert breaker.phase == "half-open"
+        calls(breaker, SUCCESS)
+        assert breaker.phase == "closed"
 
 
 def test_a_slow_probe_opens_it_again(make, clock, events):
@@ -538,6 +559,16 @@ def test_isolated_it_admits_nothing_until_reset(make, clock, events):
     assert [(e.new, e.reason, e.retry_after) for e in events] == [
         ("isolated", "isolated", None), ("closed", "reset", None),
     ]
+
+
+@pytest.mark.parametrize("verb", ["isolate", "reset"])
+def test_by_hand_too_what_time_has_brought_about_is_told_first(make, clock, events, verb):
+    breaker = make(ramp=10)
+    trip(breaker)
+    probe(breaker, clock, SUCCESS)
+    clock.now += 11
+    getattr(breaker, verb)()
+    assert [event.reason for event in events][3] == "ramp over"
 
 
 @pytest.mark.parametrize("verdict", [SUCCESS, FAILURE, CREDENTIALS])

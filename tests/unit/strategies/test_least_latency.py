@@ -25,6 +25,12 @@ def view(name: str, pace: float | None = None, in_flight: int = 0, **config: flo
     return made
 
 
+def least_latency(**options: float) -> LeastLatency:
+    strategy = LeastLatency(**options)
+    strategy.random = new_random(1)
+    return strategy
+
+
 def order(strategy: LeastLatency, *candidates: CandidateView) -> str:
     return "".join(candidate.name for candidate in strategy.order(candidates, ASKED))
 
@@ -105,7 +111,7 @@ class TestFailures:
     @pytest.mark.parametrize(("rate", "latency", "others"), [(500, 0.1, 10), (16, 4.0, 3)])
     async def test_a_black_hole_swallows_almost_nothing_without_a_breaker(self, rate, latency, others):
         """One provider fails within 5 ms for 30 s; the second case is the one with long calls and full queues."""
-        strategy, random = LeastLatency(), new_random(5)
+        strategy, random = least_latency(), new_random(5)
         hole, *_ = candidates = [CandidateView(f"p{n}") for n in range(1 + others)]
         loop = asyncio.get_running_loop()
         ends: list[tuple[float, int, CandidateView, float, bool]] = []
@@ -132,35 +138,47 @@ class TestFailures:
 
 
 class TestExploration:
-    async def test_every_fiftieth_decision_goes_to_the_one_not_heard_of_for_longest(self):
+    async def test_about_one_decision_in_fifty_goes_to_the_one_not_heard_of_for_longest(self):
         slow, slower, fast = view("s", 9), view("S", 99), view("f", 0.01)
         await asyncio.sleep(1)
         slower.answered(now(), 990, Usage(0, 50), 0)
-        strategy = LeastLatency()
+        strategy = least_latency()
         await asyncio.sleep(EXPLORE_AFTER + 1)
         fast.answered(now(), 1.0, Usage(0, 50), 0)
-        decisions = firsts(strategy, [slower, slow, fast], 2 * EXPLORE_EVERY)
-        assert {n: name for n, name in enumerate(decisions, 1) if name != "f"} == {50: "s", 100: "s"}
+        decisions = firsts(strategy, [slower, slow, fast], 50 * EXPLORE_EVERY)
+        assert decisions.replace("f", "")[:40] == "s" * 40
+        assert decisions[: EXPLORE_EVERY - 1] == "f" * (EXPLORE_EVERY - 1)
+        gaps = {len(gap) + 1 for gap in decisions[EXPLORE_EVERY - 1 :].split("s")[1:-1]}
+        assert 25 <= min(gaps) < max(gaps) <= 75
+
+    async def test_how_often_and_after_how_long_can_be_set(self):
+        slow, fast = view("s", 9), view("f", 0.01)
+        strategy = least_latency(explore_every=1, explore_after=3)
+        await asyncio.sleep(2)
+        assert firsts(strategy, [slow, fast], 10) == "f" * 10
+        await asyncio.sleep(2)
+        fast.answered(now(), 1.0, Usage(0, 50), 0)
+        assert "ss" in firsts(strategy, [slow, fast], 10)
 
     async def test_nobody_is_explored_who_was_heard_of_lately(self):
         slow, fast = view("s", 9), view("f", 0.01)
         await asyncio.sleep(EXPLORE_AFTER)
-        assert "s" not in firsts(LeastLatency(), [slow, fast], 2 * EXPLORE_EVERY)
+        assert "s" not in firsts(least_latency(), [slow, fast], 2 * EXPLORE_EVERY)
 
     async def test_a_failure_is_news_too(self):
         slow, fast = view("s", 9), view("f", 0.01)
         await asyncio.sleep(EXPLORE_AFTER + 1)
         slow.failed(now(), None)
         fast.answered(now(), 1.0, Usage(0, 50), 0)
-        assert "s" not in firsts(LeastLatency(), [slow, fast], 2 * EXPLORE_EVERY)
+        assert "s" not in firsts(least_latency(), [slow, fast], 2 * EXPLORE_EVERY)
 
     async def test_one_that_is_being_explored_is_not_explored_again(self):
         slow, fast = view("s", 9, in_flight=1), view("f", 0.01)
         await asyncio.sleep(EXPLORE_AFTER + 1)
-        assert "s" not in firsts(LeastLatency(), [slow, fast], 2 * EXPLORE_EVERY)
+        assert "s" not in firsts(least_latency(), [slow, fast], 2 * EXPLORE_EVERY)
 
     async def test_a_provider_that_became_fast_is_found_again(self):
-        strategy = LeastLatency()
+        strategy = least_latency()
         was_slow, steady = view("w", 0.1), view("s", 0.02)
         asked = ""
         for _ in range(600):

@@ -112,7 +112,9 @@ async def test_an_answer_has_no_id_a_versioned_model_and_usage(server):
 
 
 async def test_a_stream_has_its_usage_in_the_last_chunk_and_a_finish_reason_only_there(server):
-    *chunks, done = [event for event in (await ask(server, await token(server), stream=True)).text.split("\n\n") if event]
+    response = await ask(server, await token(server), stream=True)
+    *chunks, done, nothing = response.text.split("\n\n")
+    assert nothing == ""
     parsed = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]
     assert done == "data: [DONE]"
     assert "".join(chunk["choices"][0]["delta"]["content"] for chunk in parsed) == "Да, да"

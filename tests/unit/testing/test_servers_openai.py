@@ -1,4 +1,4 @@
-"""The simulated OpenAI API: its answers, streams, tools, JSON, models and refusals, as a plain HTTP client sees them."""
+"""The simulated OpenAI API: its answers, streams, tools, JSON, models and refusals, as an HTTP client sees them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ async def test_the_answer_may_be_a_text_or_a_function_of_the_prompt(server):
 
 async def test_parts_of_text_are_read_as_one_prompt(server):
     server.behave(answer=str.upper)
-    parts = [{"type": "text", "text": "a "}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "b"}]
+    image = {"type": "image_url", "image_url": {"url": "x"}}
+    parts = [{"type": "text", "text": "a "}, image, {"type": "text", "text": "b"}]
     reply = await ask(server, messages=[{"role": "user", "content": parts}])
     assert reply.json()["choices"][0]["message"]["content"] == "A B"
 
@@ -132,7 +133,8 @@ async def test_models_are_listed_for_who_has_the_key(server):
 
 
 @pytest.mark.parametrize("fields", [
-    {"messages": []}, {"model": None}, {"messages": "text"}, {"tools": [{}]}, {"response_format": {"type": "json_schema"}},
+    {"messages": []}, {"model": None}, {"messages": "text"}, {"tools": [{}]},
+    {"response_format": {"type": "json_schema"}},
 ])
 async def test_a_wrong_request_is_refused_with_400(server, fields):
     error = (await ask(server, status=400, **fields)).json()["error"]

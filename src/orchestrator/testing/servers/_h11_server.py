@@ -119,7 +119,10 @@ class _Connection(asyncio.Protocol):
             self._read()
 
     def abort(self) -> None:
-        """Break the connection now."""
+        """Reset the connection now."""
+        if not self._transport.is_closing():
+            sock: socket.socket = self._transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
         self._transport.abort()
 
     async def wait_closed(self) -> None:
@@ -148,26 +151,18 @@ class _Connection(asyncio.Protocol):
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if task.cancelled():
-            return
-        error = task.exception()
-        if isinstance(error, HangUp):
-            self._hang_up(error)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, HangUp) and not error.reset:
+            self._transport.close()
+        elif isinstance(error, HangUp):
+            self.abort()
         elif error is not None:
-            self._transport.abort()
+            self.abort()
             context = {"message": "a simulated server failed", "exception": error, "protocol": self}
             task.get_loop().call_exception_handler(context)
         elif self._parser.our_state is h11.DONE and self._parser.their_state is h11.DONE:
             self._parser.start_next_cycle()
             self._read()
-        else:
-            self._transport.close()
-
-    def _hang_up(self, end: HangUp) -> None:
-        if end.reset:
-            sock: socket.socket = self._transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
-            self._transport.abort()
         else:
             self._transport.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import httpx
@@ -52,7 +52,7 @@ class _Exchange(httpx.AsyncByteStream):
     async def open(self, request: RecordedRequest) -> httpx.Response:
         streamed = False
         try:
-            reply = await self._step(self._service.handle(request))
+            reply = await self._step(lambda: self._service.handle(request))
             streamed = not isinstance(reply.body, bytes)
         except HangUp as end:
             raise _broken("Server disconnected without sending a response.", end) from None
@@ -67,7 +67,7 @@ class _Exchange(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
-            while (piece := await self._step(anext(self._pieces, None))) is not None:
+            while (piece := await self._step(lambda: anext(self._pieces, None))) is not None:
                 if piece.data:
                     yield piece.data
         except HangUp as end:
@@ -87,10 +87,12 @@ class _Exchange(httpx.AsyncByteStream):
         if self._limit is not None:
             self._limit.reschedule(now())
 
-    async def _step(self, work: Awaitable[T]) -> T:
+    async def _step(self, work: Callable[[], Awaitable[T]]) -> T:
+        if self._aborted:
+            raise httpx.ReadError("Connection reset by peer")
         try:
-            async with asyncio.timeout(self._read_timeout if not self._aborted else 0) as self._limit:
-                return await work
+            async with asyncio.timeout(self._read_timeout) as self._limit:
+                return await work()
         except TimeoutError:
             if self._aborted:
                 raise httpx.ReadError("Connection reset by peer") from None
