@@ -246,7 +246,7 @@ class LiveStream:
         self._answer = Accumulator()
         self._first: StreamEvent | None = None
         self._busy = 0.0
-        self._lapsed = False
+        self._lapsed: TimeoutError | None = None
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
@@ -303,17 +303,17 @@ class LiveStream:
         self._running.call.watch.move(guard, self._running.call.deadline)
 
     def _lapse(self) -> None:
-        self._lapsed = True
         error = TimeoutError(phase="total", provider=self._running.candidate.name)
         error.verdict = Verdict.NEUTRAL
+        self._lapsed = error
         self._running.failed(error)
         self._running.candidate.close_stream(self._events)
 
     async def _next(self) -> StreamEvent | None:
         running, guard = self._running, self._guard
         call = running.call
-        if self._lapsed:
-            raise self._interrupted(running.record.error or TimeoutError(phase="total"))
+        if self._lapsed is not None:
+            raise self._interrupted(self._lapsed) from self._lapsed
         started = call.loop.time()
         guard.take(asyncio.current_task())
         call.watch.move(guard, self._piece_limit(started))

@@ -35,6 +35,7 @@ class Recorder:
         self.events: list[Event] = []
 
     def __call__(self, event: Event) -> None:
+        """Take the next event."""
         self.events.append(event)
 
     def of(self, kind: type[E]) -> list[E]:
