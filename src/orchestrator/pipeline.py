@@ -225,9 +225,9 @@ class _Running:
             candidate.view.failed(at, retry_after)
             if verdict is Verdict.LIMITED:
                 candidate.view.limited += 1
-        candidate.release(
-            self.permit, verdict, at, duration=record.duration, tokens=tokens, retry_after=retry_after
-        )
+        # How fast a stream goes on depends on its reader too: it is judged by its first piece.
+        speed = record.duration if record.time_to_first_token is None else record.time_to_first_token
+        candidate.release(self.permit, verdict, at, duration=speed, tokens=tokens, retry_after=retry_after)
         if error is not None and error.failover and verdict is not Verdict.CREDENTIALS:
             candidate.pause(error, at)
         if call.listening:

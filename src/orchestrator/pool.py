@@ -221,6 +221,13 @@ class Pool:
         """The candidate of that name; None when it has left."""
         return self._candidates.get(name)
 
+    def known(self, name: str) -> Candidate:
+        """The candidate of that name; ``ValueError`` with the known ones otherwise."""
+        candidate = self._candidates.get(name)
+        if candidate is None:
+            raise ValueError(f"no provider named {name!r}; names: {', '.join(self._candidates) or 'none'}")
+        return candidate
+
     def ready(self, at: float) -> Sequence[CandidateView]:
         """The views of all candidates that would be admitted now; made anew only after something changed."""
         if self.stale or at >= self._recheck_at:
@@ -275,9 +282,8 @@ class Pool:
 
     def remove(self, name: str) -> Candidate:
         """Let a provider go: no new call reaches it, and it is closed after its last one."""
-        candidate = self._candidates.pop(name, None)
-        if candidate is None:
-            raise ValueError(f"no provider named {name!r}; names: {', '.join(self._candidates) or 'none'}")
+        candidate = self.known(name)
+        del self._candidates[name]
         candidate.removed = True
         candidate.config.off_change(candidate.configure)
         self.changed()

@@ -161,6 +161,14 @@ class Router:
         self._pool.update(list(providers))
         await self._pool.close_removed()
 
+    def isolate(self, name: str) -> None:
+        """Take a provider out by hand: its breaker holds until :meth:`reset`."""
+        self._pool.known(name).breaker.isolate()
+
+    def reset(self, name: str) -> None:
+        """Close a provider's breaker by hand, and forget what it has counted."""
+        self._pool.known(name).breaker.reset()
+
     def snapshot(self) -> dict[str, ProviderSnapshot]:
         """Every provider's state at this moment, by name."""
         at = now()

@@ -106,6 +106,14 @@ class Router:
         """Swap the whole pool."""
         self._run(self._router.update_providers(providers))
 
+    def isolate(self, name: str) -> None:
+        """Take a provider out by hand, until :meth:`reset`."""
+        self._run(self._call(self._router.isolate, name))
+
+    def reset(self, name: str) -> None:
+        """Close a provider's breaker by hand, and forget what it has counted."""
+        self._run(self._call(self._router.reset, name))
+
     def snapshot(self) -> dict[str, ProviderSnapshot]:
         """Every provider's state, by name."""
         return self._run(self._call(self._router.snapshot))

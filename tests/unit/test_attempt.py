@@ -117,6 +117,16 @@ async def test_the_time_a_stream_took_is_what_its_provider_was_waited_for():
     assert router.snapshot()["a"].latency_p50 == pytest.approx(4, rel=0.1)
 
 
+async def test_a_slow_stream_is_judged_by_its_first_piece_not_by_its_reader():
+    policy = BreakerPolicy(slow_call=2, min_calls=2, slow_ratio=1)
+    for first_piece, state in ((1, "closed"), (3, "open")):
+        router = first_available(Stream("a", first_piece, "one"), timeouts=TIMES, breaker=policy)
+        for _ in range(2):
+            async for _ in router.route_stream("x"):
+                await asyncio.sleep(10)
+        assert router.snapshot()["a"].breaker == state
+
+
 async def test_a_providers_own_timeout_caps_a_whole_stream():
     provider = Stream("a", *["x", 2] * 20)
     provider.config.timeout = 9

@@ -149,6 +149,18 @@ async def test_a_swap_keeps_the_state_of_those_who_stay_and_takes_the_new_order(
     assert router.snapshot()["a"].requests == 0
 
 
+async def test_a_provider_can_be_taken_out_and_let_in_by_hand():
+    router = first_available(mock("a"), mock("b"))
+    router.isolate("a")
+    assert [await router.route("x") for _ in range(2)] == ["b", "b"]
+    assert router.snapshot()["a"].breaker == "isolated"
+    router.reset("a")
+    assert await router.route("x") == "a"
+    for verb in (router.isolate, router.reset):
+        with pytest.raises(ValueError, match="no provider named 'z'; names: a, b"):
+            verb("z")
+
+
 class Closing(Echo):
     def __init__(self, name, fails=False):
         super().__init__(ProviderConfig(name=name))

@@ -28,6 +28,9 @@ def test_providers_join_swap_and_leave():
         router.add_provider(mock("a"))
         router.update_providers([mock("b"), mock("c")])
         router.remove_provider("b")
+        router.isolate("c")
+        assert router.snapshot()["c"].breaker == "isolated"
+        router.reset("c")
         assert router.route("x") == "c"
 
 

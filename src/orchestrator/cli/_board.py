@@ -11,7 +11,7 @@ from orchestrator.core.events import AttemptEnded, BreakerChanged, Event, Failed
 
 __all__ = ["SLOTS", "Board", "Note"]
 
-SLOTS = 16  # columns of the traffic chart
+SLOTS = 14  # columns of the traffic chart
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,16 +81,16 @@ def survey(environ: Mapping[str, str]) -> list[Found]:
 
 
 def _look(service: Service, environ: Mapping[str, str]) -> Found:
-    values = {field: environ.get(variable, "").strip() for field, variable in service.variables.items()}
-    missing = [variable for variable in service.needs if not environ.get(variable, "").strip()]
-    if len(missing) == len(service.needs):
+    given = {variable: environ.get(variable, "").strip() for variable in service.variables.values()}
+    there = [variable for variable in service.needs if given[variable]]
+    missing = [variable for variable in service.needs if not given[variable]]
+    if not there:
         return Found(service)
     if missing:
-        given = " and ".join(variable for variable in service.needs if variable not in missing)
-        return Found(service, problem=f"{given} is set, but {' and '.join(missing)} is not")
-    given_values = {field: value for field, value in values.items() if value}
+        return Found(service, problem=f"{' and '.join(there)} is set, but {' and '.join(missing)} is not")
+    fields = {field: given[variable] for field, variable in service.variables.items() if given[variable]}
     try:
-        return Found(service, service.make(ProviderConfig.model_validate({"name": service.name, **given_values})))
+        return Found(service, service.make(ProviderConfig.model_validate({"name": service.name, **fields})))
     except ValueError as error:
         return Found(service, problem=_reason(error))
 

@@ -27,7 +27,7 @@ _COLOURS: dict[BreakerState, str] = {"open": "red", "isolated": "red", "half-ope
 _KINDS = {"bad": "red", "good": "green", "plain": ""}
 _LINES_AROUND_NOTES = 13
 # Columns of fixed width: the table must not jump when a number gets one more digit.
-_WORDS = {"provider": 8, "server": 6, "breaker": 10}
+_WORDS = {"provider": 8, "server": 6, "breaker": 11}
 _NUMBERS = {"in flight": 9, "requests": 8, "failed": 6, "p50": 6, "p95": 6, "share": 5}
 _WIDTH_WITH_CHART = 100
 

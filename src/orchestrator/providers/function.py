@@ -89,4 +89,4 @@ class FunctionProvider(BaseProvider):
 
 def _is(kind: Callable[[object], bool], func: object) -> bool:
     """Whether the function, or the ``__call__`` of the object, is of that kind; a ``partial`` is looked into."""
-    return kind(func) or (callable(func) and not inspect.isroutine(func) and kind(type(func).__call__))
+    return kind(func) or (callable(func) and kind(type(func).__call__))

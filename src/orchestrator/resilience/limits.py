@@ -38,12 +38,15 @@ class Limits:
         if config.rpm_limit is None and config.tpm_limit is None and config.max_concurrency is None:
             return None
         limits = cls(rpm=config.rpm_limit, tpm=config.tpm_limit, concurrency=config.max_concurrency)
-        limits._in_use = in_use
-        if before is not None:
-            limits._calls.extend(before._calls)
-            limits._tokens.extend(before._tokens)
-            limits._spent = before._spent
+        limits._take_over(in_use, before)
         return limits
+
+    def _take_over(self, in_use: int, before: Limits | None) -> None:
+        self._in_use = in_use
+        if before is not None:
+            self._calls.extend(before._calls)
+            self._tokens.extend(before._tokens)
+            self._spent = before._spent
 
     @property
     def full(self) -> bool:

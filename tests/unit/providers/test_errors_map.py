@@ -42,7 +42,8 @@ KEY = "sk-test-0123456789abcdef"
 
 def judged(status: int, body: object = b"", headers: Mapping[str, str] | None = None) -> ProviderError:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return error_from_response(status, httpx.Headers(headers or {}), raw, provider="p", model="m", secrets=(KEY, None, "no"))
+    secrets = (KEY, None, "no")
+    return error_from_response(status, httpx.Headers(headers or {}), raw, provider="p", model="m", secrets=secrets)
 
 
 def error(message: str = "no", **fields: object) -> dict[str, object]:

@@ -245,7 +245,7 @@ class TestTrouble:
     async def test_a_broken_stream_brings_its_pieces_then_the_error(self):
         seen = []
         with pytest.raises(ConnectionFailedError):
-            await read_into(seen, mocked(script=[BrokenStream(["a", "b"], delay=1, gap=2)]))
+            await read_into(seen, mocked(script=[BrokenStream(["a", "", "b"], delay=1, gap=2)]))
         assert seen == [(1, "a"), (3, "b")]
 
     async def test_a_broken_stream_is_an_error_of_a_plain_call(self):

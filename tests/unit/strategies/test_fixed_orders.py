@@ -165,6 +165,15 @@ def test_names_that_left_for_good_are_forgotten(make):
     assert "stays" in memory
 
 
+@pytest.mark.parametrize("make", [RoundRobin, Weighted])
+def test_forgetting_others_costs_nobody_their_turn(make):
+    strategy, candidates = make(), views(a=2, b=1)
+    assert firsts(strategy, candidates, 1) == "a"
+    for number in range(REMEMBERED):
+        list(strategy.order([CandidateView(f"passing {number}")], ASKED))
+    assert firsts(strategy, candidates, 1) == "b"
+
+
 @pytest.mark.parametrize("make", [RoundRobin, Weighted, RandomChoice, FirstAvailable])
 def test_the_order_given_is_left_as_it_is(make):
     candidates = views(a=1, b=5, c=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import Counter
+from itertools import permutations
 
 import pytest
 
@@ -51,8 +52,12 @@ class TestCost:
         assert order(LeastLatency(), view("a", 0.01), view("b", 0.03, weight=4)) == "ba"
 
     async def test_ties_go_to_the_one_with_fewest_in_flight(self):
-        assert order(LeastLatency(), view("a", 0.01, in_flight=3), view("b", 0.02, in_flight=1)) == "ba"
-        assert order(LeastLatency(), view("a", 0.0, in_flight=2), view("b", 0.0, in_flight=1)) == "ba"
+        more, fewer, last = view("m", 0.01, in_flight=3), view("f", 0.02, in_flight=1), view("l", 9)
+        for candidates in permutations([more, fewer, last]):
+            assert order(LeastLatency(), *candidates) == "fml"
+        first = view("1", 0.001)
+        for candidates in permutations([more, fewer, first]):
+            assert order(LeastLatency(), *candidates) == "1fm"
 
     async def test_further_ties_are_shared(self):
         counts = Counter(firsts(LeastLatency(), [view("a", 0.01), view("b", 0.01), view("c", 0.01)], 90))
@@ -76,6 +81,14 @@ class TestCost:
         assert next(later).name == "a"
         candidates[1].in_flight = 9
         assert [candidate.name for candidate in later] == ["c", "b"]
+
+    async def test_the_later_ones_are_judged_by_the_time_they_are_asked_for(self):
+        candidates = [view("a", 0.01), view("b", 0.02), view("c", 0.05)]
+        candidates[1].failed(now(), None)
+        later = LeastLatency().order(candidates, ASKED)
+        assert next(later).name == "a"
+        await asyncio.sleep(30)
+        assert [candidate.name for candidate in later] == ["b", "c"]
 
 
 class TestFailures:
@@ -101,6 +114,13 @@ class TestFailures:
             first.in_flight += 1
             asked[first.name] += 1
         assert asked == {"a": 10, "b": 10, "c": 10}
+
+    async def test_among_failing_ones_their_own_load_counts(self):
+        busy, idle = view("b", 0.01, in_flight=20), view("i", 0.01)
+        busy.failed(now(), None)
+        await asyncio.sleep(1)
+        idle.failed(now(), None)
+        assert order(LeastLatency(), busy, idle) == "ib"
 
     async def test_an_unmeasured_one_that_failed_goes_behind_the_measured(self):
         new = view("n")

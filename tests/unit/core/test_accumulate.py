@@ -1,0 +1,162 @@
+"""Pieces become the whole answer; what is no answer is an error."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.core.accumulate import Accumulator, check_completion
+from orchestrator.core.errors import ContentFilteredError, MalformedResponseError
+from orchestrator.core.types import (
+    Completion,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+
+
+def collect(*events):
+    answer = Accumulator()
+    for event in events:
+        answer.add(event)
+    return answer
+
+
+END = Finished(Completion(""))
+
+
+def test_texts_are_joined_in_order():
+    answer = collect(TextDelta("Hel"), TextDelta("lo"))
+    assert answer.text == "Hello"
+    assert not answer.finished
+    answer.add(Finished(Completion("", model="m", usage=Usage(1, 2), finish_reason="length")))
+    assert answer.finished
+    assert answer.completion("a") == Completion("Hello", model="m", usage=Usage(1, 2), finish_reason="length")
+
+
+def test_reasoning_is_kept_apart():
+    completion = collect(ReasoningDelta("Hm"), TextDelta("Yes"), ReasoningDelta("m"), END).completion("a")
+    assert (completion.text, completion.reasoning) == ("Yes", "Hmm")
+
+
+def test_fragments_of_tool_calls_are_put_together_by_their_index():
+    completion = collect(
+        ToolCallDelta(1, "c2", "feel", "{}"),
+        ToolCallDelta(0, "c1", "look", '{"at": '),
+        ToolCallDelta(0, arguments='"cat"'),
+        ToolCallDelta(0, arguments="}"),
+        END,
+    ).completion("a")
+    assert completion.tool_calls == (ToolCall("c1", "look", '{"at": "cat"}'), ToolCall("c2", "feel", "{}"))
+
+
+def test_id_and_name_may_come_late():
+    completion = collect(ToolCallDelta(0), ToolCallDelta(0, name="look"), ToolCallDelta(0, "c1"), END).completion("a")
+    assert completion.tool_calls == (ToolCall("c1", "look", ""),)
+
+
+def test_what_the_last_event_brings_itself_is_taken():
+    whole = Completion("all of it", reasoning="because", tool_calls=(ToolCall("c9", "go", "{}"),))
+    completion = collect(
+        TextDelta("all"), ReasoningDelta("be"), ToolCallDelta(0, "c1", "look"), Finished(whole)
+    ).completion("a")
+    assert completion == whole
+
+
+def test_an_end_used_twice_does_not_carry_one_answer_into_the_next():
+    assert collect(TextDelta("one"), END).completion("a").text == "one"
+    assert collect(TextDelta("two"), END).completion("a").text == "two"
+    assert END.completion.text == ""
+
+
+def test_a_stream_without_an_end_is_no_answer():
+    with pytest.raises(MalformedResponseError, match="a: the stream ended without an end marker"):
+        collect(TextDelta("Hel")).completion("a")
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ("text", "the stream yielded str, which is no stream event"),
+        (None, "the stream yielded NoneType, which is no stream event"),
+        (Completion("x"), "the stream yielded Completion, which is no stream event"),
+        (TextDelta(None), "the stream yielded TextDelta whose text is NoneType"),
+        (TextDelta(b"x"), "the stream yielded TextDelta whose text is bytes"),
+        (ReasoningDelta(5), "the stream yielded ReasoningDelta whose text is int"),
+        (ToolCallDelta(0, arguments={}), "the stream yielded ToolCallDelta whose arguments is dict"),
+        (Finished("whole"), "the stream yielded Finished whose completion is str"),
+        (Finished(None), "the stream yielded Finished whose completion is NoneType"),
+    ],
+)
+def test_what_is_no_stream_event_is_refused(event, message):
+    answer = collect(TextDelta("a"))
+    with pytest.raises(MalformedResponseError) as caught:
+        answer.add(event)
+    assert caught.value.message == message
+    assert answer.text == "a"
+
+
+maybe = st.sampled_from([None, "given"])
+pieces = st.one_of(
+    st.builds(TextDelta, st.text(min_size=1, max_size=5)),
+    st.builds(ReasoningDelta, st.text(max_size=5)),
+    st.builds(ToolCallDelta, st.integers(0, 2), maybe, maybe, st.text(max_size=5)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(pieces, max_size=20))
+def test_nothing_is_lost_and_nothing_is_mixed(events):
+    completion = collect(*events, END).completion("a")
+    assert completion.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert completion.reasoning == "".join(e.text for e in events if isinstance(e, ReasoningDelta))
+    calls = [e for e in events if isinstance(e, ToolCallDelta)]
+    indices = sorted({e.index for e in calls})
+    assert [call.arguments for call in completion.tool_calls] == [
+        "".join(e.arguments for e in calls if e.index == index) for index in indices
+    ]
+
+
+# Is it an answer?
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        Completion("Hi"),
+        Completion("", tool_calls=(ToolCall("c1", "look", "{}"),)),
+        Completion("", finish_reason="length"),
+        Completion("cut", finish_reason="length"),
+    ],
+)
+def test_an_answer_passes_as_it_is(completion):
+    assert check_completion(completion, "a") is completion
+
+
+@pytest.mark.parametrize("finish_reason", ["stop", "tool_calls"])
+def test_an_empty_answer_is_none(finish_reason):
+    with pytest.raises(MalformedResponseError, match="a: the provider returned an empty answer") as caught:
+        check_completion(Completion("", model="m", finish_reason=finish_reason), "a")
+    assert (caught.value.provider, caught.value.model) == ("a", "m")
+
+
+@pytest.mark.parametrize("text", ["", "half of it"])
+def test_a_filtered_answer_is_none(text):
+    with pytest.raises(ContentFilteredError, match="content filter stopped the answer") as caught:
+        check_completion(Completion(text, model="m", finish_reason="content_filter"), "a")
+    assert (caught.value.provider, caught.value.model) == ("a", "m")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(None, "NoneType"), ("Hi", "str"), ({"text": "Hi"}, "dict"), (Completion(None), "NoneType"),
+                        (Completion(5), "int")],
+)
+def test_what_is_no_completion_is_named_by_its_kind(value, kind):
+    with pytest.raises(MalformedResponseError) as caught:
+        check_completion(value, "a")
+    assert caught.value.message == f"the provider returned {kind}, not a text"
+    assert caught.value.provider == "a"
