@@ -22,6 +22,8 @@ class Chunks(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for step in self.steps:
+            if self.closed:
+                raise httpx.StreamClosed
             if isinstance(step, Exception):
                 raise step
             if isinstance(step, float):

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from pydantic import ValidationError
-
 from orchestrator.core.config import ProviderConfig
 from orchestrator.providers import gigachat, yandexgpt
 from orchestrator.providers.base import BaseProvider
@@ -92,11 +90,4 @@ def _look(service: Service, environ: Mapping[str, str]) -> Found:
     try:
         return Found(service, service.make(ProviderConfig.model_validate({"name": service.name, **fields})))
     except ValueError as error:
-        return Found(service, problem=_reason(error))
-
-
-def _reason(error: ValueError) -> str:
-    """In one line; our settings' errors name the field and never repeat its value."""
-    if isinstance(error, ValidationError):
-        return "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
-    return str(error)
+        return Found(service, problem=str(error))

@@ -43,9 +43,6 @@ class _Watchers(list[Callable[[], None]]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Watchers)
 
-    def __deepcopy__(self, _: object) -> _Watchers:
-        return _Watchers()
-
     def __reduce__(self) -> tuple[type[_Watchers], tuple[()]]:
         return _Watchers, ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from orchestrator.core.accumulate import check_completion
+from orchestrator.core.clock import now
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError, TimeoutError
 from orchestrator.core.types import Completion, Request, StreamEvent
@@ -84,7 +85,7 @@ class NativeProvider(BaseProvider):
 
     async def complete(self, request: Request) -> Completion:
         """The whole answer."""
-        return await self._retry_with_backoff(lambda: self._within_timeout(self._complete(request)))
+        return await self._retry_with_backoff(lambda: self._within(self._limit(), self._complete(request)))
 
     async def _complete(self, request: Request) -> Completion:
         async with AsyncExitStack() as stack:
@@ -98,10 +99,10 @@ class NativeProvider(BaseProvider):
         """The answer piece by piece, ``Finished`` last."""
         async with AsyncExitStack() as stack:
             reply, source = await self._retry_with_backoff(
-                lambda: self._within_timeout(self._open(request, stack, stream=True))
+                lambda: self._within(self._limit(), self._open(request, stack, stream=True))
             )
             decoder = self._decoder(source)
-            chunks = await stack.enter_async_context(aclosing(reply.chunks()))
+            chunks = await stack.enter_async_context(aclosing(self._capped(reply.chunks())))
             async for chunk in chunks:
                 for event in decoder.feed(chunk):
                     yield event
@@ -174,9 +175,18 @@ class NativeProvider(BaseProvider):
         """Seconds for one answer; a router has its own guard."""
         return None if self.routed else self.config.timeout or ALONE
 
-    async def _within_timeout(self, work: Coroutine[Any, Any, T]) -> T:
-        """``work`` within the limit, in which the wait for a token counts too."""
-        limit = self._limit()
+    def _capped(self, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """The chunks of a stream, within ``config.timeout`` in all; without it each may take as long as ``_limit``."""
+        cap = None if self.routed else self.config.timeout
+        return chunks if cap is None else self._until(now() + cap, chunks)
+
+    async def _until(self, deadline: float, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        # One timeout around the loop would go off in the caller's code, between two pieces.
+        async with aclosing(chunks):
+            while (chunk := await self._within(deadline - now(), anext(chunks, None))) is not None:
+                yield chunk
+
+    async def _within(self, limit: float | None, work: Awaitable[T]) -> T:
         if limit is None:
             return await work
         try:
@@ -185,7 +195,9 @@ class NativeProvider(BaseProvider):
         except builtins.TimeoutError as exc:
             if isinstance(exc, OrchestratorError):
                 raise
-            raise TimeoutError(f"no answer within {limit:g} s", provider=self.name, model=self._model) from exc
+            raise TimeoutError(
+                f"no answer within {self._limit():g} s", provider=self.name, model=self._model
+            ) from exc
 
 
 async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:

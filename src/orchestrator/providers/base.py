@@ -172,6 +172,9 @@ class BaseProvider:
     def _only_prompt(self, request: Request) -> str:
         if request.prompt is None:
             raise InvalidRequestError("messages: this provider takes a single prompt", provider=self.name)
+        field = self.unsupported(request) if request.needs else None
+        if field is not None:  # only a prompt and its params are handed on: the rest would be dropped silently
+            raise InvalidRequestError(f"{field}: this provider does not take it", provider=self.name)
         return request.prompt
 
 

@@ -24,7 +24,8 @@ _REQUESTS: Mapping[str, Callable[[], Request]] = {
     "stop": lambda: Request(_PROMPT, GenerationParams(stop=("MARKED",))),
     "seed": lambda: Request(_PROMPT, GenerationParams(seed=4242)),
     "messages": lambda: Request(messages=(
-        Message("system", "Be brief"), Message("user", "MARKED"), Message("assistant", "Yes?"), Message("user", _PROMPT),
+        Message("system", "Be brief"), Message("user", "MARKED"),
+        Message("assistant", "Yes?"), Message("user", _PROMPT),
     )),
     "images": lambda: Request(messages=(Message("user", (TextPart(_PROMPT), ImagePart(_IMAGE))),)),
     "tools": lambda: Request(_PROMPT, tools=_TOOLS),
@@ -32,7 +33,7 @@ _REQUESTS: Mapping[str, Callable[[], Request]] = {
     "json_schema": lambda: Request(_PROMPT, response_format=ResponseFormat(_SCHEMA, name="marked")),
 }
 
-# A number ends where no further digit follows; a choice is made by name or, where that cannot be, by "required".
+# A choice is made by name or, where that cannot be, by "required".
 MARKERS: Mapping[str, re.Pattern[str]] = {
     "temperature": re.compile(r"0\.375\b"),
     "max_tokens": re.compile(r"\b777\b"),

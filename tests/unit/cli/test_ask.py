@@ -8,7 +8,6 @@ import json
 import signal
 
 import pytest
-from support import mock
 from typer.testing import CliRunner
 
 from orchestrator import (
@@ -28,6 +27,7 @@ from orchestrator.cli._render import error_lines, seconds, summary_line
 from orchestrator.core.types import Attempt
 from orchestrator.providers.base import BaseProvider
 from orchestrator.providers.mock import Answer, BrokenStream, Fail
+from support import mock
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=4)
 OVERLOADED = OverloadedError("too much to do", status_code=503)
@@ -102,7 +102,8 @@ def test_a_failed_attempt_stands_in_the_last_line(command):
 
 def test_options_reach_the_provider(command):
     provider = mock("openai")
-    result = command("x", "--temperature", "0.5", "--max-tokens", "7", "--no-stream", "--model", "n", providers=[provider])
+    options = ("--temperature", "0.5", "--max-tokens", "7", "--no-stream", "--model", "n")
+    result = command("x", *options, providers=[provider])
     assert result.exit_code == 0
     request = provider.calls[0]
     assert request.params.given() == {"temperature": 0.5, "max_tokens": 7}
@@ -204,7 +205,7 @@ def test_a_request_that_is_wrong_is_said_in_one_line(command):
 def test_an_answer_that_broke_off_ends_its_line_before_the_error(command):
     result = command("x", providers=[mock("openai", BrokenStream(["half an "]))])
     assert result.stdout == "half an \n"
-    assert result.stderr.startswith("StreamInterruptedError: openai: ")
+    assert result.output.startswith("half an \nStreamInterruptedError: openai: ")
     assert result.exit_code == 1
 
 
@@ -303,3 +304,9 @@ def test_without_any_key_a_prompt_is_routed_over_real_http_with_a_failover(comma
     assert line.startswith("beta · GigaChat")
     assert "cut at the token limit" in line
     assert line.endswith("4 attempts: alpha: OverloadedError HTTP 503 ×3 → beta")
+
+
+def test_a_simulated_provider_can_be_asked_alone(command):
+    result = command("x", "--provider", "gamma", "--max-tokens", "1")
+    assert result.stderr.splitlines()[-1].startswith("gamma · ")
+    assert result.stderr.endswith(" · 1 attempt\n")

@@ -8,7 +8,6 @@ import signal
 
 import pytest
 from rich.console import Console
-from support import Echo
 from typer.testing import CliRunner
 
 from orchestrator import ConnectionFailedError, ProviderConfig, ServerError
@@ -20,6 +19,7 @@ from orchestrator.cli._views import LiveView, PlainView
 from orchestrator.core.clock import now
 from orchestrator.core.events import RequestEnded
 from orchestrator.strategies.registry import BUILT_IN
+from support import Echo
 
 
 class Switch(Echo):
@@ -101,6 +101,7 @@ async def test_what_is_worth_telling_is_told_in_order():
     places = [said.find(text) for text in expected]
     assert -1 not in places
     assert places == sorted(places)
+    assert said.count("ConnectionFailedError") == 1
     assert [note.at for note in board.notes] == sorted(note.at for note in board.notes)
 
 
@@ -203,6 +204,14 @@ async def test_the_table_fits_the_terminal_and_never_changes_its_width():
     assert row.split()[:3] == ["alpha", "up", "closed"]
     assert len(row.split()[-1]) == SLOTS
     assert "·" in row.split()[-1]
+
+
+async def test_the_chart_grows_with_the_run():
+    charts = [line.split()[-1] for frame in await drawn(100, 30) for line in frame if line.startswith(" beta")]
+    lengths = [0 if chart == "%" else len(chart) for chart in charts]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (0, SLOTS)
+    assert len(set(lengths)) == SLOTS + 1
 
 
 async def test_an_outage_is_seen_in_the_table():

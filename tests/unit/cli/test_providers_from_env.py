@@ -33,6 +33,13 @@ def test_an_empty_environment_configures_nothing_and_is_no_problem():
     assert problems() == {}
 
 
+def test_every_service_and_every_variable_stands_for_itself():
+    names = [service.name for service in services()]
+    variables = [variable for service in services() for variable in service.variables.values()]
+    assert len(names) == len(set(names))
+    assert len(variables) == len(set(variables))
+
+
 @pytest.mark.parametrize("vendor", VENDORS)
 def test_a_key_is_enough_for_a_vendor_of_the_catalog(vendor):
     found = ready(**{f"{vendor.upper()}_API_KEY": KEY})

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from orchestrator.core.config import GenerationParams, ProviderConfig
-from orchestrator.core.errors import MalformedResponseError
+from orchestrator.core.errors import InvalidRequestError, MalformedResponseError
 from orchestrator.core.types import Completion, Finished, Message, Request, TextDelta
 from orchestrator.providers.base import CONVERSATION, EVERYTHING, PARAMS
 from orchestrator.providers.function import FunctionProvider
@@ -72,12 +72,21 @@ FORMS = [
 @pytest.mark.parametrize(("func", "takes", "text", "pieces"), FORMS)
 async def test_every_form_answers_plain_and_streamed(func, takes, text, pieces):
     provider = FunctionProvider("f", func, takes=takes)
-    assert (await provider.complete(Request("abc", PARAMETERS))).text == text
-    assert await provider.generate("abc", PARAMETERS) == text
-    events = [event async for event in provider.open_stream(Request("abc", PARAMETERS))]
+    params = None if takes == "prompt" else PARAMETERS
+    assert (await provider.complete(Request("abc", params))).text == text
+    assert await provider.generate("abc", params) == text
+    events = [event async for event in provider.open_stream(Request("abc", params))]
     assert [event.text for event in events if isinstance(event, TextDelta)] == pieces
     assert isinstance(events[-1], Finished)
-    assert [piece async for piece in provider.generate_stream("abc", PARAMETERS)] == pieces
+    assert [piece async for piece in provider.generate_stream("abc", params)] == pieces
+
+
+async def test_a_function_of_the_prompt_alone_refuses_params_instead_of_dropping_them():
+    async def answer(prompt):
+        return prompt
+
+    with pytest.raises(InvalidRequestError, match="temperature"):
+        await FunctionProvider("f", answer).generate("abc", PARAMETERS)
 
 
 async def test_a_completion_is_handed_on_as_it_is():

@@ -86,8 +86,8 @@ class GigaServer(httpx.AsyncBaseTransport):
 
     def __init__(self, *, delay: float = 0.1, life: float = 1800.0, form: tuple[str, str, int] = MILLISECONDS) -> None:
         self.delay, self.life, self.form = delay, life, form
-        self.oauth: list[object] = []
-        self.chat: list[object] = []
+        self.oauth: list[Any] = []
+        self.chat: list[Any] = []
         self.tokens: list[httpx.Request] = []
         self.calls: list[httpx.Request] = []
         self.refused = 0
@@ -549,11 +549,10 @@ class TestStream:
         server = GigaServer()
         start = STREAM[:STREAM.index(b"\n\n") + 2]
         server.chat = [httpx.Response(200, stream=Pieces(start + b'data: {"status":500,"message":"broken"}\n\n', 9999))]
-        seen = []
+        events = provider(server).open_stream(Request("Hi", stream=True))
+        assert await anext(events) == TextDelta("Вот, ")
         with pytest.raises(ServerError, match="broken"):
-            async for event in provider(server).open_stream(Request("Hi", stream=True)):
-                seen.append(event)
-        assert seen == [TextDelta("Вот, ")]
+            await anext(events)
         assert len(server.calls) == 1
 
     @pytest.mark.parametrize("cut", [STREAM.index(b"\n\n") + 2, STREAM.index(b"finish_reason"), 40, 0])
@@ -568,6 +567,21 @@ class TestStream:
         server.chat = [httpx.Response(200, stream=Pieces(STREAM, hang=3600.0))]
         assert isinstance((await events_of(provider(server)))[-1], Finished)
         assert asyncio.get_running_loop().time() < 1.0
+
+    async def test_alone_its_timeout_caps_a_stream_too_but_never_in_the_callers_code(self):
+        server = GigaServer()
+        unfinished = STREAM[:STREAM.index(b"finish_reason")]
+        server.chat = [httpx.Response(200, stream=Pieces(unfinished, hang=3600.0)) for _ in range(2)]
+        giga = provider(server, timeout=5.0)
+        with pytest.raises(TimeoutError, match="no answer within 5 s"):
+            await events_of(giga)
+        assert asyncio.get_running_loop().time() == pytest.approx(5.2)
+        events = giga.open_stream(Request("Hi", stream=True))
+        assert await anext(events) == TextDelta("Вот, ")
+        await asyncio.sleep(60)
+        assert await anext(events) == TextDelta("так")
+        with pytest.raises(TimeoutError, match="no answer within 5 s"):
+            await anext(events)
 
     async def test_an_abandoned_stream_gives_its_connection_back(self):
         server = GigaServer()

@@ -49,7 +49,7 @@ def sent(*messages: dict[str, Any] | Message) -> list[dict[str, Any]]:
 def reply(message: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
     choice = {"message": message or {"role": "assistant", "content": "Да"}, "index": 0, "finish_reason": "stop"}
     choice |= {key: fields.pop(key) for key in ("finish_reason",) if key in fields}
-    return {"choices": [choice], "created": 1790000000, "model": "GigaChat-2:2.0.28.2", "object": "chat.completion"} | fields
+    return {"choices": [choice], "created": 1790000000, "model": "GigaChat-2:2.0.28.2", **fields}
 
 
 def chunk(delta: dict[str, Any], **fields: Any) -> str:
@@ -95,6 +95,11 @@ class TestRequest:
             {"role": "user", "content": "Hi"},
         ) == [{"role": "system", "content": "Be short.\n\nBe kind."}, {"role": "user", "content": "Hi"}]
 
+    def test_an_answer_of_before(self):
+        assert sent(Message("user", "Hi"), Message("assistant", "Hello"))[1] == {
+            "role": "assistant", "content": "Hello",
+        }
+
     def test_a_later_system_message_is_refused_by_its_place(self):
         request = conversation({"role": "user", "content": "Hi"}, {"role": "system", "content": "Be short."})
         assert refused_field(request) == "messages[1].role"
@@ -118,7 +123,8 @@ class TestRequest:
 
     def test_a_result_in_plain_text_becomes_a_json_text(self):
         call = Message("assistant", "", (ToolCall("c", "weather", "{}"),))
-        assert sent(call, {"role": "tool", "tool_call_id": "c", "content": 'снег "1"'})[1]["content"] == '"снег \\"1\\""'
+        result = sent(call, {"role": "tool", "tool_call_id": "c", "content": 'снег "1"'})[1]
+        assert result["content"] == '"снег \\"1\\""'
 
     def test_ids_may_repeat_from_turn_to_turn(self):
         names = [message.get("name") for message in sent(
@@ -175,7 +181,7 @@ class TestRequest:
         assert "description" not in schema
 
     def test_what_it_supports(self):
-        assert SUPPORTS == {"temperature", "max_tokens", "top_p", "messages", "tools", "tool_choice", "json_schema"}
+        assert {"temperature", "max_tokens", "top_p", "messages", "tools", "tool_choice", "json_schema"} == SUPPORTS
 
     @pytest.mark.parametrize(("request_", "field"), [
         (Request("Hi", tools=(WEATHER,), tool_choice=ToolChoice("required")), "tool_choice"),

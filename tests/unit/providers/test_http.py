@@ -111,6 +111,7 @@ async def test_a_compressed_body_is_bounded_by_what_it_unpacks_to():
     bomb = gzip.compress(b"\0" * 50_000_000)
     with pytest.raises(MalformedResponseError, match="longer than 100 bytes"):
         await body_of(streamed(bomb, content_encoding="gzip"), limits=SMALL)
+    assert {len(piece) <= 64 * 1024 for piece in _http._inflated(zlib.decompressobj(47), bomb)} == {True}
 
 
 @pytest.mark.parametrize(("encoding", "body", "message"), [

@@ -169,6 +169,15 @@ class TestOneCall:
         await provider(server, api_key="t1.not-a-token").generate("Hi")
         assert server.calls[0].headers["authorization"] == "Bearer t1.not-a-token"
 
+    async def test_a_changed_model_leaves_the_token(self):
+        server, iam = YandexServer(), Iam()
+        yandex = provider(server, iam=iam)
+        await yandex.generate("Hi")
+        yandex.config.model = "yandexgpt"
+        await yandex.generate("Hi")
+        assert json.loads(server.calls[1].content)["modelUri"] == "gpt://b1gfolder/yandexgpt/latest"
+        assert iam.asked == 1
+
     @pytest.mark.parametrize("base", [
         "http://host.test", "http://host.test/", "http://host.test/foundationModels/v1",
         "http://host.test/foundationModels/v1/",
@@ -336,12 +345,11 @@ class TestErrors:
         self, status: int, grpc: int, message: str, kind: type[ProviderError]
     ):
         body = STREAM[:STREAM.index(b"\n") + 1] + refusal(status, grpc, message).content + b"\n"
-        seen = []
+        events = provider(YandexServer(httpx.Response(200, content=body))).open_stream(Request("Hi"))
+        assert await anext(events) == TextDelta("При")
         with pytest.raises(kind) as caught:
-            async for event in provider(YandexServer(httpx.Response(200, content=body))).open_stream(Request("Hi")):
-                seen.append(event)
-        assert type(caught.value) is kind
-        assert seen == [TextDelta("При")]
+            await anext(events)
+        assert (type(caught.value), caught.value.provider) == (kind, "yandex")
 
     @pytest.mark.parametrize(("status", "kind"), [
         (200, MalformedResponseError), (502, ServerError), (503, OverloadedError), (403, AuthenticationError),
@@ -435,11 +443,10 @@ class TestStream:
 
     async def test_a_rewritten_text_is_an_error_after_the_pieces_before_it(self):
         body = lines(line("Привет", "PARTIAL"), line("Здравствуй"))
-        seen = []
+        events = provider(YandexServer(httpx.Response(200, content=body))).open_stream(Request("Hi"))
+        assert await anext(events) == TextDelta("Привет")
         with pytest.raises(MalformedResponseError, match="rewrites"):
-            async for event in provider(YandexServer(httpx.Response(200, content=body))).open_stream(Request("Hi")):
-                seen.append(event)
-        assert seen == [TextDelta("Привет")]
+            await anext(events)
 
     async def test_the_filters_end(self):
         body = lines(line("Как", "PARTIAL"), line("Давайте сменим тему", "CONTENT_FILTER"))

@@ -88,7 +88,8 @@ class TestRequest:
         assert model_uri("b1gfolder", model) == uri
 
     def test_the_knobs_are_options_and_a_count_is_a_text(self):
-        options = body(Request("Hi", GenerationParams(temperature=0.5, max_tokens=900)), stream=True)["completionOptions"]
+        params = GenerationParams(temperature=0.5, max_tokens=900)
+        options = body(Request("Hi", params), stream=True)["completionOptions"]
         assert options == {"stream": True, "temperature": 0.5, "maxTokens": "900"}
 
     def test_fields_of_the_configuration_are_sent_and_those_of_the_request_override_them(self):
@@ -173,9 +174,9 @@ class TestRequest:
         assert "jsonObject" not in encoded
 
     def test_what_it_supports(self):
-        assert SUPPORTS == {
+        assert {
             "temperature", "max_tokens", "messages", "tools", "tool_choice", "json_object", "json_schema",
-        }
+        } == SUPPORTS
 
     @pytest.mark.parametrize(("request_", "field"), [
         (Request("Hi", GenerationParams(temperature=1.01)), "temperature"),
@@ -283,8 +284,11 @@ class TestStream:
         assert events[-1].completion.finish_reason == "content_filter"
 
     def test_calls_come_with_the_last_line(self):
-        events = streamed(line(""), line(None, "TOOL_CALLS", toolCallList=calls(("weather", {"n": 1}), ("clock", {}))))
-        assert events[:2] == [ToolCallDelta(0, "call_0", "weather", '{"n": 1}'), ToolCallDelta(1, "call_1", "clock", "{}")]
+        listed = calls(("weather", {"n": 1}), ("clock", {}))
+        events = streamed(line(""), line(None, "TOOL_CALLS", toolCallList=listed))
+        assert events[:2] == [
+            ToolCallDelta(0, "call_0", "weather", '{"n": 1}'), ToolCallDelta(1, "call_1", "clock", "{}"),
+        ]
         assert isinstance(events[2], Finished)
         assert events[2].completion.finish_reason == "tool_calls"
 
@@ -292,6 +296,10 @@ class TestStream:
     def test_a_stream_without_a_last_line_was_cut(self, lines: list[str]):
         with pytest.raises(MalformedResponseError, match="cut"):
             streamed(*lines)
+
+    def test_what_follows_the_last_line_is_not_read(self):
+        events = streamed(line("a", "FINAL"), line("ab", "FINAL"), '{"error": {"httpCode": 500}}')
+        assert events[:-1] == [TextDelta("a")]
 
     def test_an_unknown_status_ends_no_answer(self):
         with pytest.raises(MalformedResponseError, match="UNSPECIFIED"):

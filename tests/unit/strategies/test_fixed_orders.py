@@ -167,9 +167,9 @@ def test_names_that_left_for_good_are_forgotten(make):
 
 @pytest.mark.parametrize("make", [RoundRobin, Weighted])
 def test_forgetting_others_costs_nobody_their_turn(make):
-    strategy, candidates = make(), views(a=2, b=1)
-    assert firsts(strategy, candidates, 1) == "a"
-    for number in range(REMEMBERED):
+    strategy, candidates = make(), views(a=1, b=1)
+    assert firsts(strategy, candidates, 3) == "aba"
+    for number in range(REMEMBERED - 1):
         list(strategy.order([CandidateView(f"passing {number}")], ASKED))
     assert firsts(strategy, candidates, 1) == "b"
 

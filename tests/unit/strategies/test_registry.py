@@ -77,7 +77,7 @@ def test_an_object_is_taken_as_it_is_and_a_class_is_instantiated():
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("round_robin", "round-robin"), ("FIRST_AVAILABLE", "first-available"), ("wieghted", "weighted"), ("quantum", None)],
+    [("round_robin", "round-robin"), ("FIRST_AVAILABLE", "first-available"), ("wieghted", "weighted"), ("best", None)],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(name, near):
     with pytest.raises(ValueError, match=f"unknown strategy '{name}'") as caught:
