@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from orchestrator.core.accumulate import Accumulator, check_completion
 from orchestrator.core.clock import Random
@@ -195,6 +196,8 @@ class _Running:
     def succeed(self, answer: Completion, busy: float | None = None) -> Completion:
         """The attempt ended with this answer; ``busy`` is the time a stream's provider was waited for."""
         candidate, record, call = self.candidate, self.record, self.call
+        if answer.attempts:  # handed out before: the provider keeps its answers, or is itself a router
+            answer = replace(answer)
         at = call.loop.time()
         record.usage = usage = answer.usage
         view = candidate.view

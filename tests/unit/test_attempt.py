@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -317,6 +318,44 @@ async def test_a_stream_may_be_read_by_one_task_after_the_other():
     assert await asyncio.create_task(anext(stream)) == "two"
     with pytest.raises(StreamInterruptedError):
         await asyncio.create_task(anext(stream))
+
+
+async def test_a_stream_that_goes_on_although_it_was_cancelled_is_guarded_as_before():
+    class Stubborn(BaseProvider):
+        async def open_stream(self, request):
+            yield TextDelta("one")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(1000)
+            yield TextDelta("two")
+            yield TextDelta("three")
+            await asyncio.sleep(1000)
+
+    seen = []
+
+    async def read():
+        async for piece in first_available(Stubborn(ProviderConfig(name="a")), timeouts=TIMES).route_stream("x"):
+            seen.append(piece)
+
+    with pytest.raises(StreamInterruptedError) as caught:
+        await read()
+    assert seen == ["one", "two", "three"]
+    assert caught.value.__cause__.phase == "idle"
+    assert asyncio.current_task().cancelling() == 0
+    assert asyncio.get_running_loop().time() == pytest.approx(6, abs=0.1)
+
+
+async def test_an_answer_a_provider_keeps_and_returns_again_is_not_written_over():
+    kept = Completion("kept")
+
+    class Caching(BaseProvider):
+        async def complete(self, request):
+            return kept
+
+    router = first_available(Caching(ProviderConfig(name="a")))
+    first = await router.complete("x")
+    second = await router.complete("y")
+    assert first is not second
+    assert first.attempts[0] is not second.attempts[0]
 
 
 async def test_what_is_no_stream_event_is_the_providers_failure():

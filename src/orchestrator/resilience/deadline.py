@@ -21,15 +21,14 @@ class Guard:
 
     __slots__ = ("_cancelling", "expired", "lapse", "task", "when")
 
-    def __init__(self, when: float, task: Task[Any] | None, lapse: Callable[[], None] | None = None) -> None:
+    def __init__(self, when: float, task: Task[Any] | None) -> None:
         self.when = when
-        self.task = task
-        self.lapse = lapse
-        self.expired = False
-        self._cancelling = task.cancelling() if task is not None else 0
+        self.lapse: Callable[[], None] | None = None
+        self.take(task)
 
     def take(self, task: Task[Any] | None) -> None:
         """Guard another task from now on (a stream may be read by several, one after the other)."""
+        self.expired = False
         self.task = task
         self._cancelling = task.cancelling() if task is not None else 0
 

@@ -62,6 +62,39 @@ async def test_a_cancellation_from_outside_wins_when_both_come_together():
     assert await task == "cancelled"
 
 
+async def test_a_task_that_was_cancelled_before_and_went_on_still_has_limits():
+    watch = Watch(asyncio.get_running_loop())
+
+    async def goes_on():
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            first = await wait_under(watch, 1, 100)
+            guard = watch.arm(asyncio.get_running_loop().time() + 1)
+            guard.take(asyncio.current_task())
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                return first, guard.settle()
+
+    task = asyncio.create_task(goes_on())
+    await asyncio.sleep(1)
+    task.cancel()
+    assert await task == ("late", True)
+
+
+async def test_a_nearer_limit_replaces_the_timer():
+    loop = asyncio.get_running_loop()
+    timers = []
+    plain = loop.call_at
+    loop.call_at = lambda when, *args: timers.append(plain(when, *args)) or timers[-1]
+    watch = Watch(loop)
+    for limit in (30, 20, 10):
+        watch.arm(loop.time() + limit).take(None)
+    del loop.call_at
+    assert [timer.cancelled() for timer in timers] == [True, True, False]
+
+
 async def test_without_a_task_the_guard_lapses():
     loop = asyncio.get_running_loop()
     watch = Watch(loop)
