@@ -63,7 +63,8 @@ def test_no_function_body_is_longer_than_40_lines():
 
 def is_broad(handler: ast.ExceptHandler) -> bool:
     kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
-    return any(kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"}) for kind in kinds)
+    names = {kind.id if isinstance(kind, ast.Name) else kind for kind in kinds}
+    return not names.isdisjoint({None, "Exception", "BaseException"})
 
 
 def test_exceptions_are_caught_broadly_only_where_the_list_says_why():

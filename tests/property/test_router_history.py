@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import mock
 
 from orchestrator import (
     AuthenticationError,
@@ -34,6 +33,7 @@ from orchestrator.core.events import (
 )
 from orchestrator.providers.mock import Answer, BrokenStream, Fail, Hang
 from orchestrator.testing.loop import VirtualTimeLoop
+from support import mock
 
 WHOLE = ["1 ", "2 ", "3 ", "."]
 TIMES = Timeouts(connect=1, first_token=4, idle=4, attempt=8, total=20)

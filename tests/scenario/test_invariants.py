@@ -37,7 +37,8 @@ def in_flight(router: Router) -> int:
 
 async def test_1_a_request_ends_in_exactly_one_of_answer_error_cancellation():
     events: list[object] = []
-    script = ("one", Fail(ServerError("x")), Fail(InvalidRequestError("x")), Hang(), BrokenStream(["a"], ServerError("x")))
+    failures = Fail(ServerError("x")), Fail(InvalidRequestError("x"))
+    script = ("one", *failures, Hang(), BrokenStream(["a"], ServerError("x")))
     router = first_available(mock("a", *script), retry=NO_RETRY, listeners=[events.append])
     await router.route("answered")
     for _ in range(2):
@@ -187,7 +188,8 @@ async def test_6_no_attempt_starts_after_the_deadline_and_no_wait_is_longer_than
             starts.append(event.at)
 
     slow_failure = [Fail(ServerError("x"), delay=3)]
-    router = first_available(*(mock(name, *slow_failure) for name in "abcd"), timeouts=Timeouts(total=10), listeners=[note])
+    providers = [mock(name, *slow_failure) for name in "abcd"]
+    router = first_available(*providers, timeouts=Timeouts(total=10), listeners=[note])
     begun = loop.time()
     with pytest.raises(OrchestratorError):
         await router.route("x")

@@ -37,9 +37,10 @@ from orchestrator.providers.mock import Answer, Fail, Hang
 from support import NEVER_OPEN, NO_RETRY, Echo, first_available, mock, pieces_of
 
 NEXT_PROVIDER = [
-    AuthenticationError("x"), QuotaExceededError("x"), RateLimitError("x"), TimeoutError("x"), ConnectionFailedError("x"),
-    ServerError("x"), OverloadedError("x"), MalformedResponseError("x"), ModelNotFoundError("x"), ProviderError("x"),
-    ContextWindowExceededError("x"), KeyError("x"), RuntimeError("x"), TypeError("x"),
+    AuthenticationError("x"), QuotaExceededError("x"), RateLimitError("x"), TimeoutError("x"),
+    ConnectionFailedError("x"), ServerError("x"), OverloadedError("x"), MalformedResponseError("x"),
+    ModelNotFoundError("x"), ProviderError("x"), ContextWindowExceededError("x"),
+    KeyError("x"), RuntimeError("x"), TypeError("x"),
 ]
 
 
@@ -75,20 +76,23 @@ async def test_a_request_too_long_goes_only_to_a_larger_window_or_an_unknown_one
 
 
 async def test_too_long_for_everybody_is_said_as_that():
-    router = first_available(mock("a", Fail(ContextWindowExceededError("x")), context_window=8), mock("b", context_window=4))
+    first = mock("a", Fail(ContextWindowExceededError("x")), context_window=8)
+    router = first_available(first, mock("b", context_window=4))
     with pytest.raises(ContextWindowExceededError):
         await router.route("x")
 
 
 async def test_all_failed_in_one_way_is_that_error_with_every_attempt():
-    router = first_available(mock("a", Fail(ServerError("one"))), mock("b", Fail(ServerError("two"))), retry=NO_RETRY)
+    providers = mock("a", Fail(ServerError("one"))), mock("b", Fail(ServerError("two")))
+    router = first_available(*providers, retry=NO_RETRY)
     with pytest.raises(ServerError, match="two") as caught:
         await router.route("x")
     assert [(a.provider, str(a.error)) for a in caught.value.attempts] == [("a", "a: one"), ("b", "b: two")]
 
 
 async def test_all_failed_in_different_ways_is_a_group_of_every_attempt():
-    router = first_available(mock("a", Fail(ServerError("x"))), mock("b", Fail(AuthenticationError("y"))), retry=NO_RETRY)
+    providers = mock("a", Fail(ServerError("x"))), mock("b", Fail(AuthenticationError("y")))
+    router = first_available(*providers, retry=NO_RETRY)
     with pytest.raises(AllProvidersFailedError) as caught:
         await router.route("x")
     assert [type(error) for error in caught.value.exceptions] == [ServerError, AuthenticationError]
@@ -150,7 +154,8 @@ async def test_retry_after_pauses_that_provider_for_everybody():
 
 
 async def test_a_shorter_hint_does_not_cut_a_longer_pause():
-    provider = mock("a", Fail(RateLimitError(retry_after=30), delay=0.1), Fail(RateLimitError(retry_after=5), delay=0.2))
+    hints = [Fail(RateLimitError(retry_after=30), delay=0.1), Fail(RateLimitError(retry_after=5), delay=0.2)]
+    provider = mock("a", *hints)
     router = first_available(provider, mock("b"))
     await asyncio.gather(router.route("x"), router.route("y"))
     assert router.snapshot()["a"].retry_after > 25
@@ -254,7 +259,8 @@ async def test_when_all_breakers_stay_open_too_long_the_error_says_when():
 
 
 async def test_a_breaker_that_opens_between_retries_does_not_hide_the_real_error():
-    router = first_available(mock("a", Fail(ServerError("the reason"))), retry=RetryPolicy(max_retries=8, max_delay=0.2))
+    policy = RetryPolicy(max_retries=8, max_delay=0.2)
+    router = first_available(mock("a", Fail(ServerError("the reason"))), retry=policy)
     with pytest.raises(ServerError, match="the reason") as caught:
         await router.route("x")
     assert len(caught.value.attempts) == 5

@@ -6,13 +6,13 @@ import asyncio
 from math import inf
 
 import pytest
-from support import Echo, first_available, mock, settle
 
 from orchestrator import BreakerPolicy, CapacityError, CircuitOpenError, ProviderConfig, RateLimitError, RetryPolicy
 from orchestrator.core.clock import new_random, now
 from orchestrator.core.errors import ServerError, Verdict
 from orchestrator.pool import Pool
 from orchestrator.providers.mock import Answer, Fail
+from support import Echo, first_available, mock, settle
 
 
 def make_pool(*providers, breaker=None, events=None):

@@ -54,7 +54,9 @@ async def test_everything_asked_reaches_the_provider():
     router = Router(providers=[provider])
     messages = [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "data:x"}}]},
+        {"role": "user", "content": [
+            {"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": "data:x"}},
+        ]},
     ]
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
     answer = await router.complete(

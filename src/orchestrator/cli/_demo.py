@@ -44,7 +44,7 @@ class Plan:
     def breaker(self) -> BreakerPolicy:
         """Quick to open, short breaks, a short ramp."""
         return BreakerPolicy(
-            consecutive_failures=3, break_base=0.05 * self.seconds, break_max=0.1 * self.seconds,
+            consecutive_failures=2, break_base=0.05 * self.seconds, break_max=0.1 * self.seconds,
             probe_timeout=2.0, ramp=0.15 * self.seconds,
         )
 

@@ -80,12 +80,11 @@ def survey(environ: Mapping[str, str]) -> list[Found]:
 
 def _look(service: Service, environ: Mapping[str, str]) -> Found:
     given = {variable: environ.get(variable, "").strip() for variable in service.variables.values()}
-    there = [variable for variable in service.needs if given[variable]]
     missing = [variable for variable in service.needs if not given[variable]]
-    if not there:
+    if len(missing) == len(service.needs):
         return Found(service)
     if missing:
-        return Found(service, problem=f"{' and '.join(there)} is set, but {' and '.join(missing)} is not")
+        return Found(service, problem=f"{' and '.join(missing)} is not set")
     fields = {field: given[variable] for field, variable in service.variables.items() if given[variable]}
     try:
         return Found(service, service.make(ProviderConfig.model_validate({"name": service.name, **fields})))

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from http.cookiejar import CookieJar
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -236,13 +236,20 @@ class HttpClient:
                 await client.aclose()
 
 
+class _NoCookies(CookieJar):
+    """Keeps nothing: no state from one call to the next, and none of the time httpx spends on reading cookies."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
+
+
 def _new_client(verify: ssl.SSLContext) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=verify,
         timeout=None,  # noqa: S113  # every call brings its own
         follow_redirects=False,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        cookies=_NoCookies(),
     )
 
 

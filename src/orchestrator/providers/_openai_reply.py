@@ -111,7 +111,11 @@ class Reply:
     def _take(self, payload: object, key: str) -> list[StreamEvent]:
         if not isinstance(payload, dict):
             raise self._malformed(f"the reply is {_kind(payload)}, not an object")
-        self._raise_told_error(payload)
+        groq = payload.get("x_groq")
+        if payload.get("error") or payload.get("object") == "error":
+            raise self._told(payload)
+        if groq and isinstance(groq, dict) and groq.get("error"):
+            raise self._told(groq)
         model = payload.get("model")
         if model and isinstance(model, str):
             self._model = model
@@ -125,20 +129,17 @@ class Reply:
                     raise self._malformed(f"a choice is {_kind(choice)}, not an object")
                 if not choice.get("index"):  # the others are further answers, asked for by `n`
                     events += self._choice(choice, key)
-        self._take_usage(payload)
+        usage = payload.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
+        if usage and isinstance(usage, dict):
+            self._take_usage(usage)
         return events
 
-    def _raise_told_error(self, payload: dict[str, Any]) -> None:
-        if payload.get("error") or payload.get("object") == "error":
-            raise error_from_payload(
-                payload, provider=self._provider, model=self._model, secrets=self._secrets
-            )
-        groq = payload.get("x_groq")
-        if isinstance(groq, dict) and groq.get("error"):
-            self._raise_told_error(groq)
+    def _told(self, payload: dict[str, Any]) -> ProviderError:
+        return error_from_payload(payload, provider=self._provider, model=self._model, secrets=self._secrets)
 
     def _choice(self, choice: dict[str, Any], key: str) -> list[StreamEvent]:
-        self._raise_told_error(choice)
+        if choice.get("error"):
+            raise self._told(choice)
         reason = choice.get("finish_reason")
         message = choice.get(key, choice.get("message"))
         self._has_choice = True
@@ -219,13 +220,7 @@ class Reply:
         except RecursionError as exc:
             raise self._malformed("the arguments of a tool call are nested too deeply") from exc
 
-    def _take_usage(self, payload: dict[str, Any]) -> None:
-        told = payload.get("usage")
-        if not told:
-            groq = payload.get("x_groq")
-            told = groq.get("usage") if isinstance(groq, dict) else None
-        if not told or not isinstance(told, dict):
-            return
+    def _take_usage(self, told: dict[str, Any]) -> None:
         # The last one counts, wherever it stands; they are never added up.
         self._usage = _usage(told)
         cost = told.get("cost")

@@ -44,9 +44,9 @@ class Limits:
     def _take_over(self, in_use: int, before: Limits | None) -> None:
         self._in_use = in_use
         if before is not None:
-            self._calls.extend(before._calls)
-            self._tokens.extend(before._tokens)
-            self._spent = before._spent
+            self._calls.extend(before._calls)  # noqa: SLF001  # another of this class
+            self._tokens.extend(before._tokens)  # noqa: SLF001
+            self._spent = before._spent  # noqa: SLF001
 
     @property
     def full(self) -> bool:

@@ -1,4 +1,4 @@
-"""A pytest plugin, for who asks for it: ``pytest_plugins = ["orchestrator.testing.plugin"]`` in the top ``conftest.py``.
+"""A pytest plugin for those who ask for it: ``pytest_plugins = ["orchestrator.testing.plugin"]`` in ``conftest.py``.
 
 Marker ``virtual_time``: the test, and its async fixtures, run on a loop whose clock jumps. Fixtures: ``recorder`` and
 the simulated providers ``simulated_openai``, ``simulated_gigachat``, ``simulated_yandex``.

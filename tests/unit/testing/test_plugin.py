@@ -43,9 +43,6 @@ async def test_real_http(simulated_openai, simulated_gigachat, simulated_yandex)
         async with server.provider() as provider:
             assert server.vendor in await provider.generate("Hi")
         assert server.port
-
-def test_sync(recorder):
-    assert recorder.events == []
 """
 
 
@@ -54,7 +51,7 @@ def test_marker_and_fixtures_work_in_both_modes_of_pytest_asyncio(pytester, mode
     pytester.makeini(INI.format(mode=mode))
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
-    pytester.runpytest_inprocess().assert_outcomes(passed=3)
+    pytester.runpytest_inprocess().assert_outcomes(passed=2)
 
 
 def test_a_hook_of_the_project_itself_decides_first(pytester):
