@@ -204,6 +204,8 @@ class StreamDecoder:
             return []
         self._model = source.text(payload, "model") or self._model
         self._reason = choice.get("finish_reason") or self._reason
+        # The usage comes with the finish reason: once both are here, a missing [DONE] is not waited for.
+        self.done = self._reason is not None and self._usage is not None
         delta = choice.get("delta")
         return self._pieces(delta) if isinstance(delta, dict) else []
 

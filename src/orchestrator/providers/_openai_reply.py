@@ -120,18 +120,21 @@ class Reply:
         if model and isinstance(model, str):
             self._model = model
         choices = payload.get("choices")
-        events: list[StreamEvent] = []
-        if choices:
-            if not isinstance(choices, list):
-                raise self._malformed(f"choices is {_kind(choices)}, not a list")
-            for choice in choices:
-                if not isinstance(choice, dict):
-                    raise self._malformed(f"a choice is {_kind(choice)}, not an object")
-                if not choice.get("index"):  # the others are further answers, asked for by `n`
-                    events += self._choice(choice, key)
+        events = self._choices(choices, key) if choices else []
         usage = payload.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
         if usage and isinstance(usage, dict):
             self._take_usage(usage)
+        return events
+
+    def _choices(self, choices: object, key: str) -> list[StreamEvent]:
+        if not isinstance(choices, list):
+            raise self._malformed(f"choices is {_kind(choices)}, not a list")
+        events: list[StreamEvent] = []
+        for choice in choices:
+            if not isinstance(choice, dict):
+                raise self._malformed(f"a choice is {_kind(choice)}, not an object")
+            if not choice.get("index"):  # the others are further answers, asked for by `n`
+                events += self._choice(choice, key)
         return events
 
     def _told(self, payload: dict[str, Any]) -> ProviderError:

@@ -63,16 +63,17 @@ SECONDS = "tok", "exp", 1
 
 
 class Pieces(httpx.AsyncByteStream):
-    """A body that arrives in pieces of ``size`` bytes, and knows whether it was closed."""
+    """A body that arrives in pieces of ``size`` bytes, and knows whether it was read to its end, and closed."""
 
     def __init__(self, body: bytes, size: int = 64, hang: float = 0.0) -> None:
         self.body, self.size, self.hang = body, size, hang
-        self.closed = False
+        self.read = self.closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for start in range(0, len(self.body), self.size):
             yield self.body[start:start + self.size]
         await asyncio.sleep(self.hang)
+        self.read = True
 
     async def aclose(self) -> None:
         self.closed = True
@@ -369,7 +370,11 @@ class TestToken:
         server.chat = [httpx.Response(400, json={"status": 400, "message": f"bad: {KEY} {secret}"})]
         with pytest.raises(InvalidRequestError) as caught:
             await giga.generate("Hi")
-        for shown in (str(caught.value), repr(caught.value), repr(giga.config), repr(vars(giga)["_tokens"])):
+        server.oauth = [httpx.Response(400, json={"code": 4, "message": f"bad: {KEY}"})]
+        with pytest.raises(AuthenticationError) as refused:
+            await provider(server).generate("Hi")
+        shown_texts = (str(refused.value), str(caught.value), repr(caught.value), repr(giga.config), repr(vars(giga)))
+        for shown in shown_texts:
             assert KEY not in shown
             assert secret not in shown
 
@@ -524,6 +529,7 @@ class TestStream:
         assert isinstance(last, Finished)
         assert (last.completion.model, last.completion.usage) == ("GigaChat-2:2.0.28.2", Usage(17, 4))
         assert (last.completion.provider, last.completion.request_id) == ("giga", "req-7")
+        assert stream.read  # only then can its connection be used again
         assert stream.closed
         assert body(server.calls[0])["stream"] is True
 
@@ -649,6 +655,6 @@ class TestHealthAndEnd:
             await waiting
         await giga.aclose()
         assert not server.closed
-        giga.config.model = "GigaChat-2-Max"
+        giga.config.api_key = None  # which it would refuse if it still listened
         with pytest.raises(ProviderError, match="closed"):
             await giga.generate("Hi")

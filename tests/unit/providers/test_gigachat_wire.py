@@ -305,6 +305,21 @@ class TestStream:
         assert isinstance(events[0], Finished)
         assert events[0].completion.finish_reason == "content_filter"
 
+    def test_with_the_finish_reason_and_the_usage_it_is_done(self):
+        decoder = StreamDecoder(SOURCE)
+        for text, done in [
+            (chunk({"content": "a"}), False),
+            (chunk({}, finish_reason="stop"), False),
+            (chunk({}, finish_reason="stop", usage={"completion_tokens": 1}), True),
+            (chunk({"content": "b"}), True),
+        ]:
+            pieces = list(decoder.feed(f"data: {text}\n\n".encode()))
+            assert decoder.done is done
+        assert pieces == []
+
+    def test_what_follows_done_is_not_read(self):
+        assert streamed(chunk({"content": "a"}, finish_reason="stop"), "[DONE]", "{")[:-1] == [TextDelta("a")]
+
     def test_without_done_a_finish_reason_ends_it_too(self):
         assert isinstance(streamed(chunk({"content": "a"}, finish_reason="length"))[-1], Finished)
 

@@ -297,6 +297,13 @@ class TestStream:
         with pytest.raises(MalformedResponseError, match="cut"):
             streamed(*lines)
 
+    def test_the_last_usage_counts(self):
+        last = json.loads(line("ab", "FINAL"))["result"]
+        del last["usage"]
+        events = streamed(line("a"), json.dumps(last))
+        assert isinstance(events[-1], Finished)
+        assert events[-1].completion.usage == Usage(19, 4, reasoning_tokens=2)
+
     def test_what_follows_the_last_line_is_not_read(self):
         events = streamed(line("a", "FINAL"), line("ab", "FINAL"), '{"error": {"httpCode": 500}}')
         assert events[:-1] == [TextDelta("a")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -52,6 +55,18 @@ def test_marker_and_fixtures_work_in_both_modes_of_pytest_asyncio(pytester, mode
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(TESTS)
     pytester.runpytest_inprocess().assert_outcomes(passed=2)
+
+
+def test_the_tests_of_the_guide_pass(pytester):
+    guide = Path(__file__).parents[3] / "docs" / "testing.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", guide.read_text(), re.MULTILINE | re.DOTALL)
+    pytester.makeini(INI.format(mode="auto"))
+    pytester.makeconftest(next(block for block in blocks if block.startswith("pytest_plugins")))
+    modules = (block for block in blocks if "def test_" in block or "class Test" in block)
+    pytester.makepyfile(**{f"test_{number}": block for number, block in enumerate(modules)})
+    outcomes = pytester.runpytest_inprocess().parseoutcomes()
+    assert outcomes["passed"] >= 15
+    assert outcomes.keys() == {"passed", "skipped"}
 
 
 def test_a_hook_of_the_project_itself_decides_first(pytester):
