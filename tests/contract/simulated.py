@@ -29,24 +29,24 @@ class SimulatedContract(ProviderContract):
     def failing_provider(self, status):
         self.server.behave(failure_rate=1, failure=Status(status))
         self.server.script([Status(status)] * 10, on="models")
-        return self.server.provider()
+        return self.provider()
 
     def garbage_provider(self):
         self.server.behave(failure_rate=1, failure=MALFORMED_JSON)
-        return self.server.provider()
+        return self.provider()
 
     def hanging_provider(self):
         self.server.behave(failure_rate=1, failure=Hang())
-        return self.server.provider()
+        return self.provider()
 
     def slow_provider(self):
         self.server.behave(tokens_per_second=0.01)
-        return self.server.provider()
+        return self.provider()
 
     def provider_with_client(self, client):
         if self.server.port is None:
             client._transport = self.server.transport()
-        return type(self.server.provider())(self.server.config(), http_client=client)
+        return type(self.provider())(self.server.config(), http_client=client)
 
     def expected(self, prompt):
         return f"You said: {prompt}. Да."

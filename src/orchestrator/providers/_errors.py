@@ -32,11 +32,12 @@ Kind = type[ProviderError]
 _NAMES: tuple[tuple[Kind, str], ...] = (
     (ContextWindowExceededError, r"context_length_exceeded|exceed_context_size_error"),
     (QuotaExceededError, (r"insufficient_quota|credit_balance_exhausted|billing_(error|not_active|hard_limit_reached)"
-                          r"|\w*_(spend|usage)_limit_(exceeded|reached)|spend_limit_reached")),
+                          r"|(\w*_)?(spend|usage)_limit_(exceeded|reached)|servicequotaexceeded\w*")),
     (ContentFilteredError, r"content_policy_violation|content_filter|invalid_prompt"),
     (ModelNotFoundError, r"model_not_found|invalid_model|1500|model_decommissioned|model_not_available"),
     (AuthenticationError, r"invalid_api_key|authentication_error|permission_error"),
-    (OverloadedError, r"server_is_overloaded|overloaded_error|unavailable_error|service_unavailable_error"),
+    (OverloadedError, (r"server_is_overloaded|overloaded_error|unavailable_error|service_unavailable_error"
+                       r"|modelnotready\w*")),
     (RateLimitError, r"slow_down"),
     # The model, not the caller, wrote a tool call or JSON that the provider could not parse (Groq).
     (MalformedResponseError, r"tool_use_failed|json_validate_failed"),
@@ -56,7 +57,7 @@ _TEXTS: tuple[tuple[Kind, frozenset[int | None], str], ...] = (
     (AuthenticationError, frozenset({400, None}),
      r"api_key_invalid|api key not valid|folder.?id.{0,80}(does not match|mismatch)"),
     (QuotaExceededError, frozenset({403, 429, None}),
-     r"billing account|insufficient (balance|credit|funds)|cloud.{0,60}(blocked|suspended|inactive)"),
+     r"billing account|\blimit: 0\b|insufficient (balance|credit|funds)|cloud.{0,60}(blocked|suspended|inactive)"),
     (ContentFilteredError, frozenset({403, None}), r"guardrail|flagged|moderation"),
 )
 
@@ -178,7 +179,7 @@ def _error(
 
 def _kind_of(failure: Failure, headers: Mapping[str, str]) -> Kind:
     status = failure.status
-    special = _openrouter(failure) or _groq_too_large(failure) or _no_allowance(status, headers)
+    special = _openrouter(failure) or _groq_too_large(failure) or _no_allowance(failure, headers)
     if special:
         return special
     named = _named(_NAMES, failure)
@@ -194,7 +195,7 @@ def _kind_of(failure: Failure, headers: Mapping[str, str]) -> Kind:
 
 
 def _named(names: tuple[tuple[Kind, str], ...], failure: Failure) -> Kind | None:
-    for word in (failure.code, failure.kind):
+    for word in (failure.code, failure.kind, failure.detail):
         for kind, pattern in names:
             if word and re.fullmatch(pattern, word):
                 return kind
@@ -223,11 +224,12 @@ def _groq_too_large(failure: Failure) -> Kind | None:
     return None
 
 
-def _no_allowance(status: int | None, headers: Mapping[str, str]) -> Kind | None:
-    """Mistral: a key whose allowance is zero will never be let in."""
-    if status == 429 and headers.get("x-ratelimit-limit-req-minute", "").strip() == "0":
-        return QuotaExceededError
-    return None
+def _no_allowance(failure: Failure, headers: Mapping[str, str]) -> Kind | None:
+    """A 429 that no short wait cures: Mistral's key with an allowance of zero, Gemini's daily quota."""
+    if failure.status != 429:
+        return None
+    daily = "PerDay" in str(failure.error.get("details"))[:8000]
+    return QuotaExceededError if daily or headers.get("x-ratelimit-limit-req-minute", "").strip() == "0" else None
 
 
 def _why(text: str) -> str:

@@ -40,6 +40,12 @@ class Failure:
     error: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def detail(self) -> str:
+        """Anthropic's code within the details."""
+        details = self.error.get("details")
+        return _word(details.get("error_code")) if isinstance(details, Mapping) else ""
+
+    @property
     def metadata(self) -> Mapping[str, object]:
         """OpenRouter's account of what happened behind it."""
         metadata = self.error.get("metadata")

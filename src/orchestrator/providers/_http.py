@@ -21,6 +21,7 @@ import httpx
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import MalformedResponseError, OrchestratorError, ProviderError, TimeoutError
 from orchestrator.providers._errors import error_from_transport
+from orchestrator.providers._failure import clean
 from orchestrator.providers._sse import LINE_LIMIT
 
 __all__ = ["LIMITS", "HttpClient", "WireLimits", "WireResponse", "WireStream", "parse_json"]
@@ -223,8 +224,16 @@ class HttpClient:
         client = self._clients.get(key)
         if client is None:
             self._clients = {known: old for known, old in self._clients.items() if not known[0].is_closed()}
-            client = self._clients[key] = _new_client(verify=_tls(self._config))
+            client = self._clients[key] = self._made()
         return client
+
+    def _made(self) -> httpx.AsyncClient:
+        try:
+            return _new_client(_tls(self._config))
+        except (ImportError, ValueError) as exc:  # a proxy in the environment that httpx does not know
+            raise ProviderError(
+                f"no HTTP client can be made: {clean(str(exc))}", provider=self._config.name, model=self._config.model
+            ) from exc
 
     async def aclose(self) -> None:
         """Close the connections; idempotent. Those of another event loop are left to it."""

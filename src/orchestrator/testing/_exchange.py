@@ -163,9 +163,9 @@ class Dialect(ABC):
     def models(self) -> dict[str, Any]:
         """The list of models."""
 
-    def token(self, request: RecordedRequest) -> Reply:
-        """The answer of the OAuth endpoint, where there is one."""
-        raise Refusal(404, f"{request.path} is not served")
+    def serve(self, request: RecordedRequest, endpoint: Endpoint) -> Reply:  # noqa: ARG002  # for OAuth
+        """The reply of an endpoint beside the chat."""
+        return Reply(self, 200, dump(self.models()))
 
     def expire_tokens(self) -> None:
         """Make all tokens useless, where there are some."""

@@ -7,6 +7,7 @@ Times are in seconds.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -61,14 +62,15 @@ class Fault:
         return reply
 
 
-class _BodyFault(Fault):
+class _BodyFault(Fault, ABC):
     """Disturbs the body, piece by piece."""
 
     async def _disturb(self, reply: Reply) -> Reply:
         return replace(reply, body=self._stream(reply))
 
+    @abstractmethod
     def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
-        raise NotImplementedError
+        """The body instead of that of ``reply``."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ class _AfterFault(_BodyFault):
             if not self._for_ever:
                 return
 
+    @abstractmethod
     async def _then(self, reply: Reply) -> Piece | None:
-        raise NotImplementedError
+        """What comes next, None for the end."""
 
 
 @dataclass(frozen=True)
@@ -347,5 +350,5 @@ async def _instead(
 
 
 async def _silence() -> NoReturn:
-    await asyncio.get_running_loop().create_future()
-    raise AssertionError("nobody holds this future")
+    never: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+    await never

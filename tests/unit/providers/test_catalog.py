@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.core.config import ProviderConfig
@@ -45,6 +47,14 @@ def test_every_row_makes_a_provider(vendor):
     assert (vendor.key_env is None) == (not vendor.hosts)
     assert not (vendor.base_url or "/").endswith("/")
     assert all(find_vendor(base_url=f"https://{host}/v1") is vendor for host in vendor.hosts)
+
+
+def test_the_documented_table_is_the_catalog():
+    page = (Path(__file__).parents[3] / "docs" / "providers" / "catalog.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| `") and "http" in line]
+    assert [row.split("`")[1::2][:2] for row in rows] == [[v.name, v.base_url] for v in VENDORS.values()]
+    for row, vendor in zip(rows, VENDORS.values(), strict=True):
+        assert all(f"`{value}`" in row for value in (vendor.key_env, vendor.default_model) if value)
 
 
 @pytest.mark.parametrize(("vendor", "path"), [

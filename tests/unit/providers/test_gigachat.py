@@ -373,8 +373,7 @@ class TestToken:
         server.oauth = [httpx.Response(400, json={"code": 4, "message": f"bad: {KEY}"})]
         with pytest.raises(AuthenticationError) as refused:
             await provider(server).generate("Hi")
-        shown_texts = (str(refused.value), str(caught.value), repr(caught.value), repr(giga.config), repr(vars(giga)))
-        for shown in shown_texts:
+        for shown in (str(refused.value), str(caught.value), repr(caught.value), repr(giga), repr(giga.config)):
             assert KEY not in shown
             assert secret not in shown
 

@@ -267,6 +267,13 @@ async def test_an_injected_client_that_was_closed_is_the_provider_s_failure():
     assert type(caught.value) is ProviderError
 
 
+async def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "gopher://me:hunter2@proxy.example")
+    with pytest.raises(ProviderError, match=r"no HTTP client can be made: .*gopher") as caught:
+        await HttpClient(ProviderConfig(name="p")).send("GET", URL, headers={})
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_cookies_are_not_kept():
     own = _http._new_client(ssl.create_default_context())
     own._transport = fake = FakeHttp(lambda request: httpx.Response(200, headers={"set-cookie": "a=1; Path=/"}))

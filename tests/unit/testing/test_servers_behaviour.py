@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from orchestrator.testing import SimulatedProvider
-from orchestrator.testing.faults import Disconnect, Hang, Status
+from orchestrator.testing.faults import Disconnect, Endless, Hang, Status
 
 
 def client_of(server):
@@ -260,6 +260,55 @@ async def test_what_is_no_http_ends_the_connection_and_close_is_obeyed():
             assert got.count(b"HTTP/1.1") == sent.count(b"GET")
             writer.close()
             await writer.wait_closed()
+
+
+@pytest.mark.real_time
+async def test_a_request_that_comes_while_another_is_answered_waits_for_its_turn():
+    async with SimulatedProvider("openai", latency=0.02) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        request = f"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {server.api_key}\r\n"
+        writer.write(f"{request}\r\n".encode())
+        async with asyncio.timeout(5):
+            while not server.received:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            writer.write(f"{request}Connection: close\r\n\r\n".encode())
+            assert (await reader.read()).count(b"HTTP/1.1 200") == 2
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.real_time
+async def test_a_client_that_reads_slowly_is_waited_for():
+    class Flood(Endless):
+        pieces = 0
+
+        async def _then(self, reply):
+            Flood.pieces += 1
+            return await super()._then(reply) if Flood.pieces < 1000 else None
+
+    async with SimulatedProvider("openai") as server, client_of(server) as client:
+        server.fail_next(Flood())
+        body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+        async with client.stream("POST", "/chat/completions", json=body, timeout=5) as response:
+            for _ in range(2000):
+                await asyncio.sleep(0)
+            assert Flood.pieces < 500  # what fits into the buffers of the sockets
+            size = sum([len(chunk) async for chunk in response.aiter_raw()])
+        assert size > 999 * 65536
+
+
+@pytest.mark.real_time
+async def test_a_connection_accepted_just_before_an_outage_is_reset():
+    async with SimulatedProvider("openai") as server, client_of(server) as client:
+        server._service.outage = "refuse"
+        with pytest.raises(httpx.ReadError):
+            await post(client)
+
+
+@pytest.mark.real_time
+async def test_a_server_may_be_closed_before_it_was_used():
+    async with SimulatedProvider("openai") as server:
+        assert server.connections == 0
 
 
 @pytest.mark.real_time

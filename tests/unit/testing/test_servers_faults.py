@@ -200,6 +200,12 @@ async def test_a_plain_answer_is_cut_in_its_middle(how):
 
 
 @EVERYWHERE
+async def test_a_plain_answer_may_be_cut_before_its_first_byte(how):
+    outcome = await fetch(faults.Cut(0), how, stream=False)
+    assert (outcome.status, outcome.body, outcome.error) == (200, b"", httpx.RemoteProtocolError)
+
+
+@EVERYWHERE
 @BOTH
 async def test_a_body_may_be_shorter_than_it_says(how, stream):
     outcome = await fetch(faults.ShortBody(), how, stream=stream)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from orchestrator.testing import SimulatedProvider
+from orchestrator.testing.faults import NO_USAGE
 
 TOOL = {"function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}}
 
@@ -36,6 +37,11 @@ async def test_an_answer_is_wrapped_in_result_and_its_counts_are_strings(server)
     assert result["usage"]["inputTextTokens"] == "2"
     assert result["usage"]["completionTokens"] == "2"
     assert result["usage"]["totalTokens"] == "4"
+
+
+async def test_counts_may_be_missing(server):
+    server.fail_next(NO_USAGE)
+    assert "usage" not in (await ask(server)).json()["result"]
 
 
 async def test_a_stream_is_lines_each_with_the_whole_text_so_far(server):

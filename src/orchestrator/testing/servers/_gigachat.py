@@ -75,8 +75,10 @@ class GigaChatDialect(Dialect):
         """All tokens expire at once, before their time."""
         self._expiry = dict.fromkeys(self._expiry, now())
 
-    def token(self, request: RecordedRequest) -> Reply:
-        """A new token for who shows the key, an id of the request and the right scope."""
+    def serve(self, request: RecordedRequest, endpoint: Endpoint) -> Reply:
+        """The list of models, or a new token for who shows the key, an id of the request and the right scope."""
+        if endpoint != "token":
+            return super().serve(request, endpoint)
         self._check_key(request)
         self._check_scope(request)
         self._issued += 1

@@ -71,7 +71,7 @@ class Listener:
         self._socket = _bound(self.port)  # bound but not listening: the kernel refuses, and nobody else gets the port
 
     def _connection(self) -> _Connection:
-        return _Connection(self._service, self._connections, accepted=self._accepts)
+        return _Connection(self._service, self._connections)
 
 
 class _Connection(asyncio.Protocol):
@@ -79,11 +79,10 @@ class _Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, service: Service, siblings: set[_Connection], *, accepted: bool) -> None:
+    def __init__(self, service: Service, siblings: set[_Connection]) -> None:
         self._parser = h11.Connection(h11.SERVER)
         self._service = service
         self._siblings = siblings
-        self._accepted = accepted
         self._head: h11.Request | None = None
         self._body: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
@@ -93,11 +92,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._accepted:
-            self._siblings.add(self)
-            self._service.open.add(self)
-        else:
-            self._transport.abort()
+        self._siblings.add(self)
+        self._service.open.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._service.open.discard(self)

@@ -15,6 +15,7 @@ from orchestrator.testing.servers._service import Service
 __all__ = ["MemoryTransport"]
 
 T = TypeVar("T")
+_RESET = "Connection reset by peer"
 
 
 class MemoryTransport(httpx.AsyncBaseTransport):
@@ -38,45 +39,27 @@ class MemoryTransport(httpx.AsyncBaseTransport):
         )
 
 
-class _Exchange(httpx.AsyncByteStream):
+class _Exchange:
     """A request and the reply to it, in the client's own task."""
 
     def __init__(self, service: Service, read_timeout: float | None) -> None:
         self._service = service
         self._read_timeout = read_timeout
         self._limit: asyncio.Timeout | None = None
-        self._pieces: AsyncGenerator[Piece, None] = _nothing()
         self._aborted = False
         service.open.add(self)
 
     async def open(self, request: RecordedRequest) -> httpx.Response:
         streamed = False
         try:
-            reply = await self._step(lambda: self._service.handle(request))
+            reply = await self.step(lambda: self._service.handle(request), "Server disconnected without a response.")
             streamed = not isinstance(reply.body, bytes)
-        except HangUp as end:
-            raise _broken("Server disconnected without sending a response.", end) from None
         finally:
             if not streamed:
                 self.close()
         headers = {"content-type": reply.content_type, **reply.headers}
-        if isinstance(reply.body, bytes):
-            return httpx.Response(reply.status, headers=headers, stream=httpx.ByteStream(reply.body))
-        self._pieces = reply.body
-        return httpx.Response(reply.status, headers=headers, stream=self)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            while (piece := await self._step(lambda: anext(self._pieces, None))) is not None:
-                if piece.data:
-                    yield piece.data
-        except HangUp as end:
-            text = "peer closed connection without sending complete message body"
-            raise _broken(text, end) from None
-
-    async def aclose(self) -> None:
-        await self._pieces.aclose()
-        self.close()
+        stream = httpx.ByteStream(reply.body) if isinstance(reply.body, bytes) else _Body(self, reply.body)
+        return httpx.Response(reply.status, headers=headers, stream=stream)
 
     def close(self) -> None:
         self._service.open.discard(self)
@@ -87,24 +70,34 @@ class _Exchange(httpx.AsyncByteStream):
         if self._limit is not None:
             self._limit.reschedule(now())
 
-    async def _step(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def step(self, work: Callable[[], Awaitable[T]], closed: str) -> T:
+        """Wait for the server; raises what a socket would: ``closed`` is the text for its end."""
         if self._aborted:
-            raise httpx.ReadError("Connection reset by peer")
+            raise httpx.ReadError(_RESET)
         try:
             async with asyncio.timeout(self._read_timeout) as self._limit:
                 return await work()
+        except HangUp as end:
+            raise (httpx.ReadError(_RESET) if end.reset else httpx.RemoteProtocolError(closed)) from None
         except TimeoutError:
-            if self._aborted:
-                raise httpx.ReadError("Connection reset by peer") from None
-            raise httpx.ReadTimeout("no bytes in time") from None
+            raise (httpx.ReadError(_RESET) if self._aborted else httpx.ReadTimeout("no bytes in time")) from None
         finally:
             self._limit = None
 
 
-async def _nothing() -> AsyncGenerator[Piece, None]:
-    return
-    yield
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, exchange: _Exchange, pieces: AsyncGenerator[Piece, None]) -> None:
+        self._exchange = exchange
+        self._pieces = pieces
 
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while (piece := await self._exchange.step(self._next, "peer closed connection within the body")) is not None:
+            if piece.data:
+                yield piece.data
 
-def _broken(text: str, end: HangUp) -> httpx.TransportError:
-    return httpx.ReadError("Connection reset by peer") if end.reset else httpx.RemoteProtocolError(text)
+    async def aclose(self) -> None:
+        await self._pieces.aclose()
+        self._exchange.close()
+
+    async def _next(self) -> Piece | None:
+        return await anext(self._pieces, None)

@@ -211,8 +211,6 @@ def _listen(service: Service) -> Listener:
     try:
         from orchestrator.testing.servers._h11_server import Listener
     except ModuleNotFoundError as exc:
-        if exc.name != "h11":
-            raise
         raise ModuleNotFoundError(
             "a simulated server needs h11: pip install 'resilient-orchestrator[testing]'", name="h11"
         ) from exc

@@ -14,6 +14,7 @@ from orchestrator.testing._exchange import (
     Answer,
     Dialect,
     Endpoint,
+    HangUp,
     Piece,
     RecordedRequest,
     Refusal,
@@ -68,11 +69,12 @@ class Service:
         """The reply to a request; raises ``HangUp`` where the connection ends without one."""
         self.requests.append(request)
         self.received += 1
+        if self.outage == "refuse":  # the connection was accepted just before
+            raise HangUp(reset=True)
         if self.outage == "hang":
             await asyncio.get_running_loop().create_future()
-        endpoint = self.dialect.endpoint(request)
         try:
-            reply = await self._reply(request, endpoint)
+            reply = await self._reply(request, self.dialect.endpoint(request))
         except Refusal as refusal:
             error = self.dialect.error(refusal.status, refusal.message, refusal.code)
             reply = Reply(self.dialect, refusal.status, dump(error), refusal.headers)
@@ -89,12 +91,7 @@ class Service:
             self._check_rate()
         fault = self._next_fault(endpoint)
         await self._latency()
-        if endpoint == "chat":
-            reply = await self._chat(request, fault)
-        elif endpoint == "token":
-            reply = self.dialect.token(request)
-        else:
-            reply = Reply(self.dialect, 200, dump(self.dialect.models()))
+        reply = await self._chat(request, fault) if endpoint == "chat" else self.dialect.serve(request, endpoint)
         return reply if fault is None else await fault(reply)
 
     def _check_rate(self) -> None:
