@@ -112,7 +112,7 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
         error = running.fail(exc, guard, running.opening_phase, call.loop.time() - at, running.allowed())
         if error is exc:
             raise
-        raise error from error.__cause__ or exc
+        raise error from error.__cause__
     call.watch.disarm(guard)
     if guard.expired:
         guard.settle()  # it answered although it was cancelled: then the answer counts

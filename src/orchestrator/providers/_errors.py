@@ -57,7 +57,7 @@ _TEXTS: tuple[tuple[Kind, frozenset[int | None], str], ...] = (
     (AuthenticationError, frozenset({400, None}),
      r"api_key_invalid|api key not valid|folder.?id.{0,80}(does not match|mismatch)"),
     (QuotaExceededError, frozenset({403, 429, None}),
-     r"billing account|\blimit: 0\b|insufficient (balance|credit|funds)|cloud.{0,60}(blocked|suspended|inactive)"),
+     r"billing account|\blimit: 0\b|insufficient (balance|credit|funds)|\bcloud\b.{0,60}(blocked|suspended|inactive)"),
     (ContentFilteredError, frozenset({403, None}), r"guardrail|flagged|moderation"),
 )
 

@@ -69,6 +69,7 @@ class OpenAICompatibleProvider(BaseProvider):
         base = base.rstrip("/") + "/"
         self._model = _model(config, vendor)
         self._vendor = vendor
+        self.supports = vendor.supports  # type: ignore[misc]  # an attribute of the class elsewhere, here of the vendor
         self._url = urljoin(base, "chat/completions")
         self._health_url = urljoin(base, vendor.health)
         self._body = {"model": self._model, **config.extra_body}
@@ -81,7 +82,7 @@ class OpenAICompatibleProvider(BaseProvider):
     def unsupported(self, request: Request) -> str | None:
         """The feature of ``request`` that this vendor does not have, or None."""
         if request.needs:
-            missing = request.needs - self._vendor.supports
+            missing = request.needs - self.supports
             if missing:
                 return min(missing)
             choice = request.tool_choice
