@@ -114,9 +114,9 @@ class Status(Fault):
     async def _disturb(self, reply: Reply) -> Reply:
         if self.body is not None:
             kind = "text/html" if self.body.startswith("<") else "application/json"
-            return await _instead(reply, self.body.encode(), self.status, kind, self.headers)
+            return _instead(reply, self.body.encode(), self.status, kind, self.headers)
         error = reply.dialect.error(self.status, self.message or status_text(self.status), self.code)
-        return await _instead(reply, dump(error), self.status, headers=self.headers)
+        return _instead(reply, dump(error), self.status, headers=self.headers)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Body(Fault):
     content_type: str = "application/json"
 
     async def _disturb(self, reply: Reply) -> Reply:
-        return await _instead(reply, self.content.encode(), 200, self.content_type)
+        return _instead(reply, self.content.encode(), 200, self.content_type)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ class ErrorInside(_AfterFault):
 
     async def _disturb(self, reply: Reply) -> Reply:
         if isinstance(reply.body, bytes):
-            return await _instead(reply, dump(self._error(reply.dialect)), 200)
+            return _instead(reply, dump(self._error(reply.dialect)), 200)
         return await super()._disturb(reply)
 
     async def _then(self, reply: Reply) -> Piece | None:
@@ -340,12 +340,10 @@ EMPTY_ANSWER = Altered(text="")
 NO_USAGE = Altered(usage=False)
 
 
-async def _instead(
+def _instead(
     reply: Reply, body: bytes, status: int, content_type: str = "application/json",
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
-    if not isinstance(reply.body, bytes):
-        await reply.body.aclose()
     return Reply(reply.dialect, status, body, {**reply.headers, **(headers or {})}, content_type)
 
 

@@ -155,6 +155,7 @@ async def test_errors_of_a_wrong_class_or_with_the_key():
     await made.test_a_failure_of_the_service_is_a_typed_error(429, RateLimitError)
     with fails("status 401 gave RateLimitError.*not AuthenticationError"):
         await made.test_a_failure_of_the_service_is_a_typed_error(401, AuthenticationError)
+    assert CONFIG.max_retries == 0  # what it does when used alone is not the matter here
     with fails("names another: 'other'"):
         made = contract_of(Raises(RateLimitError(provider="other")))
         await made.test_a_failure_of_the_service_is_a_typed_error(429, RateLimitError)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from orchestrator.testing import SimulatedProvider
-from orchestrator.testing.faults import Disconnect, Endless, Hang, Status
+from orchestrator.testing.faults import Disconnect, Endless, Fault, Hang, Status
 
 
 def client_of(server):
@@ -82,7 +82,9 @@ async def test_a_rate_limit_tells_when_the_minute_is_over():
         assert (await post(client)).status_code == 200
         limited = await post(client)
         assert (limited.status_code, limited.headers["retry-after"]) == (429, "40")
-        await asyncio.sleep(39.5)
+        await asyncio.sleep(39)
+        assert (await post(client)).headers["retry-after"] == "1"
+        await asyncio.sleep(0.5)
         assert (await post(client)).status_code == 200
         assert (await post(client)).headers["retry-after"] == "21"
 
@@ -155,6 +157,32 @@ async def test_in_memory_a_stream_under_way_breaks_too():
         with pytest.raises(httpx.ReadError):
             await anext(chunks)
     assert server.connections == 0
+
+
+async def test_in_memory_an_abandoned_stream_ends_at_once():
+    ended = []
+
+    class Watched(Fault):
+        async def __call__(self, reply):
+            async def watched(pieces):
+                try:
+                    async for piece in pieces:
+                        yield piece
+                finally:
+                    ended.append(server.connections)
+
+            reply.body = watched(reply.pieces())
+            return reply
+
+    server = SimulatedProvider("openai")
+    server.fail_next(Watched())
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    async with client_of(server) as client, client.stream("POST", "/chat/completions", json=body) as response:
+        await anext(response.aiter_raw())
+        pieces = response.stream
+        await response.aclose()
+        assert ended == [1]
+    assert (server.connections, bool(pieces)) == (0, True)
 
 
 async def test_an_outage_may_be_503_or_silence():

@@ -64,6 +64,13 @@ async def test_parts_of_text_are_read_as_one_prompt(server):
     assert reply.json()["choices"][0]["message"]["content"] == "A B"
 
 
+async def test_the_last_thing_a_user_said_is_the_prompt(server):
+    server.behave(answer=str.upper)
+    said = [{"role": role, "content": role + str(n)} for n, role in enumerate(["system", "user", "user", "assistant"])]
+    reply = (await ask(server, messages=said)).json()
+    assert (reply["choices"][0]["message"]["content"], reply["usage"]["prompt_tokens"]) == ("USER2", 4)
+
+
 async def test_a_stream_ends_with_a_finish_reason_and_done_and_has_no_usage_unless_asked(server):
     server.behave(answer="one two  three")
     response = await ask(server, stream=True)

@@ -168,10 +168,10 @@ class SimulatedProvider:
 
     async def aclose(self) -> None:
         """Break all connections and stop; idempotent."""
-        self._break()
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.aclose()
+        self._break()
 
     def __repr__(self) -> str:
         return f"<SimulatedProvider {self.name!r} ({self.vendor}) at {self.base_url}>"
