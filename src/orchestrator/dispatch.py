@@ -46,8 +46,9 @@ class Dispatcher:
 
     async def run(self, call: Call) -> Completion | LiveStream:
         """Ask one candidate after the other until one answers or the deadline comes."""
+        at = call.started
         while True:
-            views = self._pool.ready(call.loop.time())
+            views = self._pool.ready(at)
             if call.spent or call.request.needs:
                 views = [view for view in views if self._eligible(call, view.name)]
             left = len(views)
@@ -62,6 +63,7 @@ class Dispatcher:
                 if call.remaining() <= 0:
                     break
             await self._wait(call)
+            at = call.loop.time()
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
         order = self._order(call, views)

@@ -209,19 +209,21 @@ class _Running:
             answer.model = candidate.model
         answer.latency = at - call.started
         answer.attempts = tuple(call.attempts)
-        self.end(Verdict.SUCCESS, "answer", tokens=usage.total_tokens if usage is not None else 0, answer=answer)
+        tokens = usage.total_tokens if usage is not None else 0
+        self.end(Verdict.SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
         return answer
 
     def end(
-        self, verdict: Verdict, outcome: Outcome, *, tokens: int = 0, error: OrchestratorError | None = None,
-        answer: Completion | None = None,
+        self, verdict: Verdict, outcome: Outcome, *, at: float | None = None, tokens: int = 0,
+        error: OrchestratorError | None = None, answer: Completion | None = None,
     ) -> None:
         """The one exit of every attempt."""
         if self.done:
             return
         self.done = True
         call, record, candidate = self.call, self.record, self.candidate
-        at = call.loop.time()
+        if at is None:
+            at = call.loop.time()
         record.duration = at - record.started
         retry_after = error.retry_after if error is not None else None
         if verdict is not Verdict.SUCCESS and verdict is not Verdict.NEUTRAL:

@@ -107,7 +107,7 @@ class Candidate:
         """Take the lease, then the permit: our own refusal must not look like a result of the provider."""
         if self.paused_until > at + EPSILON or (self.limits is not None and self.limits.wait_time(at) > 0):
             raise self.refusal(at)
-        permit = self.breaker.acquire()
+        permit = self.breaker.acquire(at)
         if self.limits is not None:
             self.limits.acquire(at)
             self._pool.stale = True
@@ -124,7 +124,7 @@ class Candidate:
         """Give permit and lease back."""
         pool = self._pool
         self.view.in_flight -= 1
-        self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration)
+        self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
         if self.limits is not None:
             self.limits.release(at, tokens)
             pool.stale = True

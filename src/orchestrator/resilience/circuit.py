@@ -97,27 +97,29 @@ class Circuit(ABC):
 
     # ------------------------------------------------------------------ one call
 
-    def acquire(self) -> Permit:
-        """A permit for one call now; :class:`CircuitOpenError` when none is given."""
+    def acquire(self, at: float | None = None) -> Permit:
+        """A permit for one call now; :class:`CircuitOpenError` when none is given.
+
+        ``at``: the clock's time, where the caller has just read it.
+        """
         if self._admits:
-            return Permit(self._generation, self._clock())
+            return Permit(self._generation, self._clock() if at is None else at)
         return self._acquire_slowly()
 
     def release(
-        self, permit: Permit, verdict: Verdict, *, retry_after: float | None = None, duration: float | None = None
+        self, permit: Permit, verdict: Verdict, *, retry_after: float | None = None, duration: float | None = None,
+        at: float | None = None,
     ) -> None:
         """Give a permit back with what became of its call; a second time does nothing. Never raises.
 
         ``retry_after``: seconds the provider asked for; lengthens the break that this call brings about.
-        ``duration``: seconds to judge its speed by, where that is not the time since ``acquire``.
+        ``duration``: seconds to judge its speed by, where that is not the time since ``acquire``. ``at``: as above.
         """
         if permit.released:
             return
         permit.released = True
-        try:
+        if at is None:
             at = self._clock()
-        except RuntimeError:  # finalised after its event loop: there is no time any more, but the slot must go back
-            at = permit.started
         if self._steady and verdict is Verdict.SUCCESS and permit.generation == self._generation:
             self._window.add(at)
             if self._failures_in_row:

@@ -6,7 +6,7 @@ guard is an entry in a set; a single timer per loop stands at the nearest limit 
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop, Task, TimerHandle, current_task
+from asyncio import AbstractEventLoop, CancelledError, Task, TimerHandle, current_task
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -14,12 +14,13 @@ from typing import Any
 __all__ = ["EPSILON", "Guard", "Watch"]
 
 EPSILON = 1e-6  # seconds: a timer may run this early, as the loop rounds times
+CLEAN_UP = 2.0  # seconds a cancelled task gets to clean up before it is cancelled once more
 
 
 class Guard:
     """A limit on what a task awaits now; without a task, ``lapse`` is called when the limit passes."""
 
-    __slots__ = ("_cancelling", "expired", "lapse", "task", "when")
+    __slots__ = ("_before", "_cancels", "expired", "lapse", "task", "when")
 
     def __init__(self, when: float, task: Task[Any] | None) -> None:
         self.when = when
@@ -30,14 +31,38 @@ class Guard:
         """Guard another task from now on (a stream may be read by several, one after the other)."""
         self.expired = False
         self.task = task
-        self._cancelling = task.cancelling() if task is not None else 0
+        self._cancels = 0
+        self._before = task.cancelling() if task is not None else 0
+
+    def expire(self) -> None:
+        """The limit has passed."""
+        self.expired = True
+        if self.task is not None:
+            self._cancels += 1
+            self.task.cancel()
+        elif self.lapse is not None:
+            self.lapse()
 
     def settle(self) -> bool:
         """After the guarded await ended: whether the sweep, and nobody else, cancelled it."""
         if not self.expired or self.task is None:
             return False
+        for _ in range(self._cancels):
+            self.task.uncancel()
+        self._cancels = 0
         # The rule of asyncio.timeout: a cancellation from outside that came too must go on.
-        return self.task.uncancel() <= self._cancelling
+        return self.task.cancelling() <= self._before
+
+    def given_up(self, exc: BaseException) -> bool:
+        """After ``settle``: whether somebody else has cancelled the task, whatever was made of that.
+
+        Nobody has if the guarded code raised ``CancelledError`` of its own, say by awaiting what others share.
+        """
+        cancelled = isinstance(exc, CancelledError)
+        if self.task is None:
+            return cancelled
+        cancelling = self.task.cancelling()
+        return cancelling > self._before or (cancelled and cancelling > 0)
 
 
 class Watch:
@@ -80,16 +105,17 @@ class Watch:
         now = self._loop.time() + EPSILON
         late = [guard for guard in self._guards if guard.when <= now]
         for guard in late:
-            self._guards.discard(guard)
-            guard.expired = True
-            if guard.task is not None:
-                guard.task.cancel()
-            elif guard.lapse is not None:
-                guard.lapse()
+            if guard.task is None:
+                self._guards.discard(guard)
+            else:
+                guard.when = now + CLEAN_UP
         self._next = inf
         self._timer = None
-        if self._guards:
-            self._schedule(min(guard.when for guard in self._guards))
+        nearest = min((guard.when for guard in self._guards), default=inf)
+        if nearest < inf:
+            self._schedule(nearest)
+        for guard in late:
+            guard.expire()
 
     def __len__(self) -> int:
         return len(self._guards)

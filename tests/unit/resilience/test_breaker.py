@@ -197,24 +197,6 @@ def test_a_permit_counts_once(make):
     assert breaker.counts == (1, 1, 0, 0)
 
 
-def test_a_permit_goes_back_even_after_its_loop_is_gone(make, clock):
-    breaker = make()
-    trip(breaker)
-    clock.now += 5
-    permit = breaker.acquire()
-
-    def no_loop():
-        raise RuntimeError("no running event loop")
-
-    breaker._clock = no_loop
-    breaker.release(permit, NEUTRAL)
-    breaker._clock = clock
-    assert breaker.acquire().probe
-
-
-# ---------------------------------------------------------------- open
-
-
 def test_while_open_nothing_is_admitted_and_the_error_says_until_when(make, clock):
     breaker = make()
     trip(breaker)

@@ -69,21 +69,23 @@ class Service:
         """The reply to a request; raises ``HangUp`` where the connection ends without one."""
         self.requests.append(request)
         self.received += 1
+        number = self.received
         if self.outage == "refuse":  # the connection was accepted just before
             raise HangUp(reset=True)
         if self.outage == "hang":
             await asyncio.get_running_loop().create_future()
         try:
-            reply = await self._reply(request, self.dialect.endpoint(request))
+            reply = await self._reply(request, number)
         except Refusal as refusal:
             error = self.dialect.error(refusal.status, refusal.message, refusal.code)
             reply = Reply(self.dialect, refusal.status, dump(error), refusal.headers)
-        reply.headers["x-request-id"] = f"request-{self.received}"
+        reply.headers["x-request-id"] = f"request-{number}"
         return reply
 
-    async def _reply(self, request: RecordedRequest, endpoint: Endpoint | None) -> Reply:
+    async def _reply(self, request: RecordedRequest, number: int) -> Reply:
         if self.outage == "503":
             raise Refusal(503)
+        endpoint = self.dialect.endpoint(request)
         if endpoint is None:
             raise Refusal(404, f"{request.method} {request.path} is not served")
         self.dialect.authorize(request, endpoint)
@@ -91,7 +93,8 @@ class Service:
             self._check_rate()
         fault = self._next_fault(endpoint)
         await self._latency()
-        reply = await self._chat(request, fault) if endpoint == "chat" else self.dialect.serve(request, endpoint)
+        chat = endpoint == "chat"
+        reply = await self._chat(request, number, fault) if chat else self.dialect.serve(request, endpoint)
         return reply if fault is None else await fault(reply)
 
     def _check_rate(self) -> None:
@@ -118,13 +121,13 @@ class Service:
         if how.latency or how.jitter:
             await asyncio.sleep(max(0.0, how.latency + how.jitter * self._random.uniform(-1, 1)))
 
-    async def _chat(self, request: RecordedRequest, fault: Fault | None) -> Reply:
+    async def _chat(self, request: RecordedRequest, number: int, fault: Fault | None) -> Reply:
         try:
             asked = self.dialect.ask(request)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise Refusal(400, "the body is not a chat request") from None
         how = self.behaviour
-        said = answer(asked, how.answer, number=self.received, rate=how.tokens_per_second)
+        said = answer(asked, how.answer, number=number, rate=how.tokens_per_second)
         if fault is not None:
             said = fault.change(said)
         if asked.stream:
