@@ -14,7 +14,9 @@ INI = """
 [pytest]
 asyncio_mode = {mode}
 asyncio_default_fixture_loop_scope = function
-filterwarnings = error
+filterwarnings =
+    error
+    ignore:Module already imported:pytest.PytestAssertRewriteWarning
 addopts = --strict-markers -p no:cacheprovider
 """
 
