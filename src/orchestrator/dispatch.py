@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from math import inf
 
 from orchestrator.core.clock import Random
 from orchestrator.core.config import RetryPolicy
@@ -23,6 +25,7 @@ from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Completion
 from orchestrator.pipeline import Call, LiveStream, answer_from
 from orchestrator.pool import Candidate, Pool
+from orchestrator.resilience.deadline import EPSILON
 from orchestrator.strategies.base import RoutingStrategy
 
 __all__ = ["Dispatcher"]
@@ -51,12 +54,10 @@ class Dispatcher:
             views = self._pool.ready(at)
             if call.spent or call.request.needs:
                 views = [view for view in views if self._eligible(call, view.name)]
-            left = len(views)
             for candidate in self._in_order(call, views):
-                left -= 1
                 try:
                     return await answer_from(
-                        call, candidate, policy=self._policy, random=self._random, alone=left == 0
+                        call, candidate, policy=self._policy, random=self._random, others_in=self._others_in
                     )
                 except OrchestratorError as error:
                     self._give_up(call, candidate, error)
@@ -83,10 +84,19 @@ class Dispatcher:
         if not views:
             return
         try:
-            yield from self._strategy.order(views, call.request)
+            for view in islice(self._strategy.order(views, call.request), len(views)):  # it may go on for ever
+                if not isinstance(view, CandidateView):
+                    raise TypeError(f"order() yielded {view!r}, which is no candidate")
+                yield view
         except Exception:  # noqa: BLE001  # a strategy of the user's
             _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
         yield from views
+
+    def _others_in(self, call: Call, candidate: Candidate) -> float:
+        """Seconds until somebody else could be asked; ``inf`` for never."""
+        at = call.loop.time()
+        others = (c for c in self._pool if c is not candidate and self._could_answer(call, c))
+        return min((other.wait_time(at) for other in others), default=inf)
 
     def _eligible(self, call: Call, name: str) -> bool:
         candidate = self._pool.get(name)
@@ -104,7 +114,7 @@ class Dispatcher:
         """Note what this failure means for the request; raises when no other provider may be asked."""
         if not (call.attempts and call.attempts[-1].error is error):
             return  # refused by breaker, pause or limit, not failed: it may be asked once it is back
-        if isinstance(error, TimeoutError) and error.phase == "total":
+        if isinstance(error, TimeoutError) and error.phase == "total" and call.remaining() <= EPSILON:
             raise self._final(call, error)
         failover = error.failover or (isinstance(error, ContentFilteredError) and self._failover_on_content_filter)
         if not failover:
@@ -121,7 +131,7 @@ class Dispatcher:
         if not isinstance(error, RateLimitError) or isinstance(error, QuotaExceededError):
             return False
         tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
-        return tried <= self._policy.max_retries
+        return tried <= candidate.max_retries
 
     async def _wait(self, call: Call) -> None:
         """Until the first provider that could still answer may be back; raises when that is too late or never."""
@@ -169,8 +179,9 @@ class Dispatcher:
             error = errors[-1]
             error.retry_after = retry_after
             return self._final(call, error)
+        message = f"{len(errors)} attempts failed" if call.attempts else "no provider takes a call now"
         return AllProvidersFailedError(
-            f"{len(errors)} attempts failed", errors, retry_after=retry_after, attempts=call.attempts
+            message, errors, retry_after=retry_after, attempts=call.attempts
         )
 
     @staticmethod

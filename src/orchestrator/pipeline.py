@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from orchestrator.core.accumulate import Accumulator, check_completion
 from orchestrator.core.clock import Random
@@ -22,6 +22,7 @@ from orchestrator.core.errors import (
     CircuitOpenError,
     ContentFilteredError,
     OrchestratorError,
+    Retry,
     StreamInterruptedError,
     TimeoutError,
     Verdict,
@@ -31,13 +32,10 @@ from orchestrator.core.types import Attempt, Completion, Finished, Request, Stre
 from orchestrator.pool import Candidate
 from orchestrator.providers._errors import wrap_foreign
 from orchestrator.resilience.breaker import Permit
-from orchestrator.resilience.deadline import EPSILON, Guard, Watch
+from orchestrator.resilience.deadline import CLEAN_UP, EPSILON, Guard, Watch
 from orchestrator.resilience.retry import RetryInPlace
 
 __all__ = ["Call", "LiveStream", "answer_from"]
-
-CLOSE_WITHIN = 2.0  # seconds a provider gets to close a stream nobody reads any more
-
 
 class Call:
     """One request on its way: what was asked, the one deadline, and what happened so far."""
@@ -70,35 +68,38 @@ class Call:
 
 
 async def answer_from(
-    call: Call, candidate: Candidate, *, policy: RetryPolicy, random: Random, alone: bool
+    call: Call, candidate: Candidate, *, policy: RetryPolicy, random: Random,
+    others_in: Callable[[Call, Candidate], float],
 ) -> Completion | LiveStream:
     """An answer, or an opened stream, of this provider; raises when it is given up for this request."""
     try:
         return await _attempt(call, candidate)
     except OrchestratorError as error:
         first = error
-    if isinstance(first, CircuitOpenError | CapacityError):
+    if first.retry is Retry.NO:  # nor are refusals
         raise first
-    own = candidate.config.max_retries
     earlier = sum(attempt.provider == candidate.name for attempt in call.attempts) - 1
-    policy = policy.model_copy(update={"max_retries": max(0, (policy.max_retries if own is None else own) - earlier)})
+    policy = policy.model_copy(update={"max_retries": max(0, candidate.max_retries - earlier)})
 
     def announce(error: OrchestratorError, delay: float) -> None:
         call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
 
-    async def again() -> Completion | LiveStream:
-        try:
-            return await _attempt(call, candidate)
-        except (CircuitOpenError, CapacityError):
-            # Refused meanwhile (other requests failed too): what this request saw is the better reason.
-            raise (call.attempts[-1].error or first) from None
-
-    retry = RetryInPlace(policy, random=random, remaining=call.remaining, alone=alone, on_retry=announce)
-    return await retry.run(first, again)
+    retry = RetryInPlace(
+        policy, random=random, remaining=call.remaining, others_in=partial(others_in, call, candidate),
+        on_retry=announce,
+    )
+    try:
+        return await retry.run(first, partial(_attempt, call, candidate))
+    except (CircuitOpenError, CapacityError):
+        # Refused meanwhile (other requests failed too): what this request saw is the better reason.
+        last = call.attempts[-1].error or first
+        raise last from last.__cause__
 
 
 async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     at = call.loop.time()
+    if at >= call.deadline:  # a wait ended late
+        raise CapacityError("the deadline has passed", provider=candidate.name, model=candidate.model)
     running = _Running(call, candidate, candidate.admit(at), at)
     guard = call.watch.arm(running.limit())
     try:
@@ -126,8 +127,8 @@ async def _open(running: _Running, guard: Guard) -> LiveStream:
     try:
         await stream.open()
     except BaseException:
-        with suppress(Exception):
-            await events.aclose()
+        running.call.watch.disarm(guard)
+        await stream.close()
         raise
     return stream
 
@@ -166,13 +167,14 @@ class _Running:
 
     def fail(self, exc: BaseException, guard: Guard, phase: str, waited: float, allowed: float) -> BaseException:
         """Account for a failed attempt; returns what is to be raised."""
-        if guard.expired and guard.settle():
-            error: OrchestratorError = self._late(phase, waited, allowed)
-        elif isinstance(exc, Exception):
-            error = wrap_foreign(exc, provider=self.candidate.name, model=self.candidate.model)
-        else:
+        late = guard.settle()
+        cancellation = guard.cancellation(exc)
+        if cancellation is not None or not isinstance(exc, Exception | asyncio.CancelledError):
             self.end(Verdict.NEUTRAL, "cancelled")
-            return exc
+            return cancellation or exc
+        error = self._late(phase, waited, allowed) if late else wrap_foreign(
+            exc, provider=self.candidate.name, model=self.candidate.model
+        )
         self.failed(error)
         return error
 
@@ -191,6 +193,7 @@ class _Running:
     def failed(self, error: OrchestratorError) -> None:
         """The attempt ended with this error."""
         self.record.error = error
+        error.recorded = True
         self.end(error.verdict, "error", error=error)
 
     def succeed(self, answer: Completion, busy: float | None = None) -> Completion:
@@ -257,6 +260,8 @@ class LiveStream:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
         running = self._running
         first = await anext(self._events, None)
+        if self._guard.expired:
+            self._guard.settle()
         at = running.call.loop.time()
         self._busy = at - running.record.started
         if first is not None:
@@ -286,19 +291,25 @@ class LiveStream:
 
     async def aclose(self) -> None:
         """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
-        running = self._running
-        running.call.watch.disarm(self._guard)
-        running.end(Verdict.SUCCESS, "cancelled")
-        guard = running.call.watch.arm(running.call.loop.time() + CLOSE_WITHIN)
+        self._running.call.watch.disarm(self._guard)
+        self._running.end(Verdict.SUCCESS, "cancelled")
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the provider's part; one that hangs there is left alone after a while."""
+        call = self._running.call
+        guard = call.watch.arm(call.loop.time() + CLEAN_UP)
         try:
             await self._events.aclose()
-        except asyncio.CancelledError:
-            if not guard.settle():
-                raise
-        except Exception as exc:
-            running.candidate.provider.logger.debug("closing a stream failed", exc_info=exc)
+        except (Exception, asyncio.CancelledError) as exc:
+            guard.settle()
+            cancellation = guard.cancellation(exc)
+            if cancellation is not None:
+                raise cancellation from None
+            self._running.candidate.provider.logger.debug("closing a stream failed", exc_info=exc)
         finally:
-            running.call.watch.disarm(guard)
+            call.watch.disarm(guard)
+            guard.settle()
 
     def _rest(self) -> None:
         """The reader is busy: no idle limit runs, but the deadline does, so a forgotten stream returns its lease."""
@@ -308,17 +319,19 @@ class LiveStream:
         self._running.call.watch.move(guard, self._running.call.deadline)
 
     def _lapse(self) -> None:
+        self._running.candidate.close_stream(self._events)
+        if self._running.done:
+            return
         error = TimeoutError(phase="total", provider=self._running.candidate.name)
         error.verdict = Verdict.NEUTRAL
         self._lapsed = error
         self._running.failed(error)
-        self._running.candidate.close_stream(self._events)
 
     async def _next(self) -> StreamEvent | None:
         running, guard = self._running, self._guard
         call = running.call
         if self._lapsed is not None:
-            raise self._interrupted(self._lapsed) from self._lapsed
+            raise self._interrupted(self._lapsed)
         started = call.loop.time()
         guard.take(asyncio.current_task())
         call.watch.move(guard, self._piece_limit(started))
@@ -330,8 +343,10 @@ class LiveStream:
             idle = call.request.timeouts.idle
             error = running.fail(exc, guard, "idle", call.loop.time() - started, idle)
             if isinstance(error, OrchestratorError):
-                raise self._interrupted(error) from error
-            raise
+                error = self._interrupted(error)
+            if error is exc:
+                raise
+            raise error from error.__cause__
         if guard.expired:
             guard.settle()
         self._busy += call.loop.time() - started
@@ -350,7 +365,8 @@ class LiveStream:
             completion = check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
         except OrchestratorError as error:
             running.failed(error)
-            raise self._interrupted(error) from error
+            error = self._interrupted(error)
+            raise error from error.__cause__
         first = running.record.time_to_first_token
         if first is not None:
             completion.time_to_first_token = running.record.started + first - running.call.started
@@ -361,9 +377,11 @@ class LiveStream:
             error.partial = self._answer.text
             error.attempts = tuple(self._running.call.attempts)
             return error
-        return StreamInterruptedError(
+        interrupted = StreamInterruptedError(
             f"the stream broke after {len(self._answer.text)} characters: {error.message or type(error).__name__}",
             partial=self._answer.text, provider=self._running.candidate.name, model=self._running.candidate.model,
             status_code=error.status_code, code=error.code, request_id=error.request_id,
             retry_after=error.retry_after, attempts=tuple(self._running.call.attempts),
         )
+        interrupted.__cause__ = error
+        return interrupted

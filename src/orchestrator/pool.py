@@ -76,7 +76,13 @@ class Candidate:
         self.model = config.model
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
         self.limits = Limits.of(config, view.in_flight, self.limits)
-        self._pool.stale = True
+        self._pool.changed()
+
+    @property
+    def max_retries(self) -> int:
+        """How many times one request may ask it again."""
+        own = self.config.max_retries
+        return self._pool.retry_policy.max_retries if own is None else own
 
     def _breaker_changed(self, event: BreakerChanged) -> None:
         if not self.removed:  # of one that left, nobody wants to know; its name may be in use again
@@ -98,6 +104,8 @@ class Candidate:
         """The error that says why no call is admitted now, and when one may be."""
         wait = self.wait_time(at)
         when = None if wait == inf else wait
+        if self.removed:
+            return CapacityError("it has left the router", provider=self.name, model=self.model)
         if self.breaker.wait_time() > 0:
             return CircuitOpenError("the circuit is open", provider=self.name, model=self.model, retry_after=when)
         why = "paused, as it asked for" if self.paused_until > at else "at the limit set for it"
@@ -105,13 +113,13 @@ class Candidate:
 
     def admit(self, at: float) -> Permit:
         """Take the lease, then the permit: our own refusal must not look like a result of the provider."""
-        if self.paused_until > at + EPSILON or (self.limits is not None and self.limits.wait_time(at) > 0):
+        limits = self.limits
+        if self.removed or self.paused_until > at + EPSILON or (limits is not None and limits.wait_time(at) > 0):
             raise self.refusal(at)
         permit = self.breaker.acquire(at)
-        if self.limits is not None:
-            self.limits.acquire(at)
-            self._pool.stale = True
-        if permit.probe:
+        if limits is not None:
+            limits.acquire(at)
+        if permit.probe or (limits is not None and limits.wait_time(at) > 0):
             self._pool.stale = True
         self.view.in_flight += 1
         self.view.requests += 1
@@ -122,18 +130,19 @@ class Candidate:
         retry_after: float | None = None,
     ) -> None:
         """Give permit and lease back."""
-        pool = self._pool
+        pool, limits = self._pool, self.limits
         self.view.in_flight -= 1
         self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
-        if self.limits is not None:
-            self.limits.release(at, tokens)
-            pool.stale = True
-        if permit.probe:
-            pool.stale = True
+        makes_room = permit.probe
+        if limits is not None:
+            makes_room = makes_room or limits.full
+            limits.release(at, tokens)
+            if limits.wait_time(at) > 0:
+                pool.stale = True
         if verdict is Verdict.SUCCESS:
             self._limited_in_a_row = 0
-        if pool.waiters:
-            pool.wake()
+        if makes_room or self.removed:
+            pool.changed()
         if self.removed and not self.view.in_flight:
             pool.close_later(self)
 
@@ -146,11 +155,11 @@ class Candidate:
         """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered."""
         if error.retry_after is not None:
             delay = min(error.retry_after, self._pool.retry_policy.max_retry_after)
-        elif isinstance(error, RateLimitError):
-            delay = min(30.0, 2.0**self._limited_in_a_row) * self._pool.random.uniform(0.5, 1.0)
+        elif isinstance(error, RateLimitError) and self.paused_until <= at:  # not of a call begun before the pause
+            delay = min(30.0, 2.0 ** min(self._limited_in_a_row, 5)) * self._pool.random.uniform(0.5, 1.0)
+            self._limited_in_a_row += 1
         else:
             return
-        self._limited_in_a_row += 1
         # A later, shorter hint must not cut an earlier, longer one.
         self.paused_until = max(self.paused_until, at + delay)
         self._pool.stale = True
@@ -254,11 +263,9 @@ class Pool:
     def ease_in(self, views: Iterable[CandidateView]) -> Iterator[CandidateView]:
         """The same order, but a provider that just came back is put last, except for its growing share of calls."""
         last = []
-        self.ramping = False
         for view in views:
             candidate = self._candidates.get(view.name)
             share = candidate.breaker.share if candidate is not None else 1.0
-            self.ramping = self.ramping or share < 1.0
             if share < 1.0 and self.random.random() >= share:
                 last.append(view)
             else:
@@ -267,8 +274,7 @@ class Pool:
 
     def add(self, provider: BaseProvider) -> None:
         """Take in a provider."""
-        if not isinstance(provider, BaseProvider):
-            raise TypeError(f"a provider is an instance of BaseProvider, not {type(provider).__name__}")
+        _check(provider)
         if provider.config.name in self._candidates:
             raise ValueError(
                 f"a provider named {provider.config.name!r} is already there; names: {', '.join(self._candidates)}"
@@ -294,6 +300,8 @@ class Pool:
 
     def update(self, providers: Sequence[BaseProvider]) -> None:
         """Make ``providers`` the pool; an instance that is already there keeps its breaker and statistics."""
+        for provider in providers:
+            _check(provider)
         names = [provider.config.name for provider in providers]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -345,9 +353,8 @@ class Pool:
 
     async def close_removed(self) -> None:
         """Close those that left idle, and wait for the ones being closed."""
-        idle, self._to_close = self._to_close, []
-        for candidate in idle:
-            await candidate.close()
+        while self._to_close:
+            await self._to_close.pop(0).close()
         if self._closing:
             await asyncio.wait(set(self._closing))
 
@@ -360,6 +367,12 @@ class Pool:
         for candidate in leaving:
             await candidate.close()
         await self.close_removed()
+
+
+def _check(provider: object) -> None:
+    if not isinstance(provider, BaseProvider):
+        kind = provider if isinstance(provider, type) else type(provider)
+        raise TypeError(f"a provider is an instance of BaseProvider, not {kind.__name__}")
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -211,8 +211,8 @@ class Router:
         self._check_open()
         if timeout is None:
             timeout = self._timeouts.total
-        elif not timeout > 0:
-            raise InvalidRequestError(f"timeout is {timeout}; expected a number of seconds above 0")
+        elif not (isinstance(timeout, int | float) and timeout > 0):
+            raise InvalidRequestError(f"timeout is {timeout!r}; expected a number of seconds above 0")
         loop = asyncio.get_running_loop()
         watch = self._watch
         if watch is None or loop is not self._loop:

@@ -153,4 +153,5 @@ async def test_easing_in_keeps_everybody_and_ends_with_the_ramp():
     assert orders == {("a", "b"), ("b", "a")}
     await asyncio.sleep(10)
     assert [view.name for view in pool.ease_in(views)] == ["a", "b"]
+    pool.ready(now())
     assert not pool.ramping

@@ -13,6 +13,7 @@ from orchestrator.core.types import (
     TextDelta,
     ToolCall,
     ToolCallDelta,
+    Usage,
 )
 
 __all__ = ["Accumulator", "check_completion"]
@@ -35,7 +36,7 @@ class Accumulator:
             self._text.append(event.text)
         elif isinstance(event, ReasoningDelta) and isinstance(event.text, str):
             self._reasoning.append(event.text)
-        elif isinstance(event, ToolCallDelta) and isinstance(event.arguments, str):
+        elif isinstance(event, ToolCallDelta) and isinstance(event.arguments, str) and isinstance(event.index, int):
             self._add_call(event)
         elif isinstance(event, Finished) and isinstance(event.completion, Completion):
             self._finished = event.completion
@@ -81,6 +82,8 @@ def check_completion(completion: object, provider: str) -> Completion:
     """
     if not isinstance(completion, Completion) or not isinstance(completion.text, str):
         raise MalformedResponseError(f"the provider returned {_kind(completion)}, not a text", provider=provider)
+    if completion.usage is not None or completion.cost is not None:
+        _check_numbers(completion, provider)
     if completion.finish_reason == "content_filter":
         raise ContentFilteredError("the provider's content filter stopped the answer", provider=provider,
                                    model=completion.model)
@@ -90,12 +93,29 @@ def check_completion(completion: object, provider: str) -> Completion:
     return completion
 
 
+def _check_numbers(completion: Completion, provider: str) -> None:
+    usage, cost = completion.usage, completion.cost
+    counts: tuple[object, ...] = (0, 0) if usage is None else (usage,)
+    if isinstance(usage, Usage):
+        counts = usage.prompt_tokens, usage.completion_tokens
+    if not all(isinstance(count, int) for count in counts):
+        raise MalformedResponseError("the provider returned a usage that is no Usage of whole numbers",
+                                     provider=provider, model=completion.model)
+    if not isinstance(cost, int | float | None):
+        raise MalformedResponseError("the provider returned a cost that is no number", provider=provider,
+                                     model=completion.model)
+
+
 def _fault(event: object) -> str:
     kind = type(event).__name__
     if not isinstance(event, StreamEvent):
         return f"{kind}, which is no stream event"
-    name = next(name for name in ("text", "arguments", "completion") if hasattr(event, name))
-    return f"{kind} whose {name} is {_kind(getattr(event, name))}"
+    values = {name: (getattr(event, name), wanted) for name, wanted in _FIELDS.items() if hasattr(event, name)}
+    wrong = next(f"{name} is {_kind(value)}" for name, (value, wanted) in values.items() if not isinstance(value, wanted))
+    return f"{kind} whose {wrong}"
+
+
+_FIELDS: dict[str, type] = {"text": str, "arguments": str, "index": int, "completion": Completion}
 
 
 def _kind(value: object) -> str:

@@ -103,6 +103,7 @@ class OrchestratorError(Exception):
     retry: ClassVar[Retry] = Retry.NO
     failover: ClassVar[bool] = False
     verdict: Verdict = Verdict.NEUTRAL
+    recorded: bool = False  # an attempt ended with it: raised once more, it is another error
 
     def __init__(
         self,

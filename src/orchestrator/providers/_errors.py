@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from orchestrator.core.errors import (
     AuthenticationError,
+    CapacityError,
+    CircuitOpenError,
     ConnectionFailedError,
     ContentFilteredError,
     ContextWindowExceededError,
@@ -22,7 +25,7 @@ from orchestrator.core.errors import (
     TimeoutError,
 )
 from orchestrator.providers._failure import EMPTY, Failure, clean, read_body, read_payload
-from orchestrator.providers._retry_after import retry_after
+from orchestrator.providers._retry_after import retry_after, seconds
 
 __all__ = ["error_from_payload", "error_from_response", "error_from_transport", "request_id", "wrap_foreign"]
 
@@ -116,7 +119,7 @@ def error_from_payload(
 
 
 def error_from_transport(
-    exc: Exception, *, provider: str, model: str | None = None, in_body: bool = False
+    exc: BaseException, *, provider: str, model: str | None = None, in_body: bool = False
 ) -> ProviderError:
     """What a failure below HTTP stands for; ``in_body``: the headers of a response had arrived."""
     names = [cls.__name__ for cls in type(exc).__mro__]
@@ -137,24 +140,51 @@ def error_from_transport(
     return error
 
 
-def wrap_foreign(exc: Exception, *, provider: str, model: str | None = None) -> OrchestratorError:
+def wrap_foreign(exc: BaseException, *, provider: str, model: str | None = None) -> OrchestratorError:
     """Our own errors as they are (with the provider's name filled in), anything else mapped, kept as ``__cause__``.
 
-    A client library's exception with a ``response`` (httpx, requests, vendors' SDKs) is judged by that response.
+    A client library's exception with a ``response`` (httpx, requests, vendors' SDKs) is judged by that response; a
+    group of one, as a task group raises it, by that one; a whole router behind a provider has failed as a provider.
     """
+    while isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == 1 and not isinstance(exc, OrchestratorError):
+        exc = exc.exceptions[0]
+    if isinstance(exc, ProviderError | CircuitOpenError | CapacityError):
+        return _own(exc, provider, model)
+    with suppress(Exception):  # some exceptions cannot even be printed
+        return _mapped(exc, provider, model)
+    error = ProviderError(f"{type(exc).__name__} in the provider", provider=provider, model=model)
+    error.__cause__ = exc
+    return error
+
+
+def _own(exc: OrchestratorError, provider: str, model: str | None) -> OrchestratorError:
+    if exc.recorded:  # one instance raised again and again: the attempts, and the frames, of others are not ours
+        again = type(exc).__new__(type(exc), *exc.args)
+        again.args = exc.args
+        again.__dict__.update(exc.__dict__)
+        again.__cause__ = exc.__cause__
+        exc.__traceback__ = None
+        exc = again
+    exc.provider = exc.provider or provider
+    exc.model = exc.model or model
+    exc.retry_after = seconds(exc.retry_after)
+    return exc
+
+
+def _mapped(exc: BaseException, provider: str, model: str | None) -> OrchestratorError:
     if isinstance(exc, OrchestratorError):
-        exc.provider = exc.provider or provider
-        exc.model = exc.model or model
-        return exc
+        error = ProviderError(clean(str(exc)), provider=provider, model=model, retry_after=seconds(exc.retry_after))
+        error.__cause__ = exc
+        return error
     response = getattr(exc, "response", None)
     status = getattr(response, "status_code", None)
     if not isinstance(status, int) or status < 300:
         return error_from_transport(exc, provider=provider, model=model)
-    error = error_from_response(
+    told = error_from_response(
         status, _headers_of(response), _content_of(response), provider=provider, model=model
     )
-    error.__cause__ = exc
-    return error
+    told.__cause__ = exc
+    return told
 
 
 def request_id(headers: Mapping[str, str]) -> str | None:

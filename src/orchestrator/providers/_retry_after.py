@@ -9,7 +9,7 @@ from math import isfinite
 
 from orchestrator.core.clock import wall_clock
 
-__all__ = ["MAX_WAIT", "retry_after"]
+__all__ = ["MAX_WAIT", "retry_after", "seconds"]
 
 MAX_WAIT = 86_400.0  # seconds; a provider that asks for more is asked again tomorrow
 
@@ -24,10 +24,14 @@ def retry_after(
     headers: Mapping[str, str], error: Mapping[str, object], message: str, *, limited: bool
 ) -> float | None:
     """Seconds to wait, at most ``MAX_WAIT``, or None. ``limited`` (a 429) admits the reset times of rate limits."""
-    for wait in _hints(headers, error, message, limited=limited):
-        if wait is not None and isfinite(wait) and wait >= 0:
-            return min(wait, MAX_WAIT)
-    return None
+    waits = (seconds(hint) for hint in _hints(headers, error, message, limited=limited))
+    return next((wait for wait in waits if wait is not None), None)
+
+
+def seconds(hint: object) -> float | None:
+    """``hint`` as seconds to wait, at most ``MAX_WAIT``; None when it is no number or says nothing."""
+    number = _number(hint)
+    return None if number is None or number < 0 else min(number, MAX_WAIT)
 
 
 def _hints(

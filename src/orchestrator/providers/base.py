@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
 
@@ -98,9 +98,15 @@ class BaseProvider:
         if _overrides(cls, "generate"):
             return Completion(await self.generate(self._only_prompt(request), request.params))
         answer = Accumulator()
-        async with aclosing(self.open_stream(request)) as events:
+        events = self.open_stream(request)
+        try:
             async for event in events:
                 answer.add(event)
+                if answer.finished:
+                    break
+        finally:
+            with suppress(Exception):  # a close that fails, or is missing, must not cost the answer
+                await events.aclose()
         return answer.completion(self.name)
 
     async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:

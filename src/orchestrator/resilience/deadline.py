@@ -53,16 +53,15 @@ class Guard:
         # The rule of asyncio.timeout: a cancellation from outside that came too must go on.
         return self.task.cancelling() <= self._before
 
-    def given_up(self, exc: BaseException) -> bool:
-        """After ``settle``: whether somebody else has cancelled the task, whatever was made of that.
+    def cancellation(self, exc: BaseException) -> CancelledError | None:
+        """After ``settle``: what must go on because somebody else cancelled the task, whatever ``exc`` made of that.
 
-        Nobody has if the guarded code raised ``CancelledError`` of its own, say by awaiting what others share.
+        None if the guarded code raised ``CancelledError`` of its own accord: it awaited what another one had cancelled.
         """
-        cancelled = isinstance(exc, CancelledError)
-        if self.task is None:
-            return cancelled
-        cancelling = self.task.cancelling()
-        return cancelling > self._before or (cancelled and cancelling > 0)
+        cancelling = self.task.cancelling() if self.task is not None else 1
+        if isinstance(exc, CancelledError):
+            return exc if cancelling else None
+        return CancelledError() if self.task is not None and cancelling > self._before else None
 
 
 class Watch:

@@ -22,8 +22,9 @@ class RetryInPlace:
     """Decides whether and when the same provider is asked again.
 
     ``remaining()`` is the time left in seconds: a wait that would not end before it is refused, so that the request
-    can fail over instead of sleeping. ``alone`` says that no other provider is left: only then is a Retry-After
-    longer than ``policy.patience`` waited for. ``on_retry(error, delay)`` is called before each wait.
+    can fail over instead of sleeping. ``others_in()`` is the time until another provider could be asked, ``inf`` for
+    never: a Retry-After longer than ``policy.patience`` is waited for only if it ends sooner.
+    ``on_retry(error, delay)`` is called before each wait.
     """
 
     def __init__(
@@ -32,13 +33,13 @@ class RetryInPlace:
         *,
         random: Random,
         remaining: Callable[[], float],
-        alone: bool,
+        others_in: Callable[[], float],
         on_retry: Callable[[OrchestratorError, float], None],
     ) -> None:
         self._policy = policy
         self._random = random
         self._remaining = remaining
-        self._alone = alone
+        self._others_in = others_in
         self._on_retry = on_retry
         self._delay = 0.0
 
@@ -67,7 +68,7 @@ class RetryInPlace:
         hint = error.retry_after
         if hint is None and error.retry is Retry.AFTER:
             return None
-        if hint is not None and hint > self._policy.patience and not self._alone:
+        if hint is not None and hint > self._policy.patience and hint >= self._others_in():
             return None
         delay = backoff_delay(self._policy, number, self._random) if hint is None else hint
         return delay if delay < self._remaining() else None

@@ -23,9 +23,10 @@ from orchestrator.core.clock import new_random
 from orchestrator.resilience.retry import RetryInPlace
 
 
-def make(policy=None, *, remaining=inf, alone=True, seen=None):
+def make(policy=None, *, remaining=inf, others_in=inf, seen=None):
     return RetryInPlace(
-        policy or RetryPolicy(max_retries=3), random=new_random(1), remaining=lambda: remaining, alone=alone,
+        policy or RetryPolicy(max_retries=3), random=new_random(1), remaining=lambda: remaining,
+        others_in=lambda: others_in,
         on_retry=lambda error, delay: seen.append((error, delay)) if seen is not None else None,
     )
 
@@ -94,9 +95,11 @@ async def test_a_wait_that_ends_after_the_deadline_is_not_begun():
 
 
 async def test_a_long_retry_after_is_left_to_another_provider_where_there_is_one():
-    assert await count_attempts(RateLimitError(retry_after=5), alone=False) == 1
-    assert await count_attempts(OverloadedError(retry_after=5), alone=False) == 1
-    assert await count_attempts(RateLimitError(retry_after=0.2), alone=False) == 4
+    assert await count_attempts(RateLimitError(retry_after=5), others_in=0) == 1
+    assert await count_attempts(OverloadedError(retry_after=5), others_in=0) == 1
+    assert await count_attempts(RateLimitError(retry_after=5), others_in=4.9) == 1
+    assert await count_attempts(RateLimitError(retry_after=5), others_in=5.1) == 4
+    assert await count_attempts(RateLimitError(retry_after=0.2), others_in=0) == 4
 
 
 async def test_cancellation_while_waiting_ends_it():
