@@ -146,7 +146,7 @@ class Dispatcher:
         delay = max(min(delay, remaining), SHORTEST_WAIT)
         if call.listening:
             call.emit(Waiting(at, call.id, delay))
-        await self._pool.wait(delay)
+        await self._pool.wait(delay, coming)
 
     def _nobody(self, call: Call) -> OrchestratorError:
         """The error when every provider that could answer has failed, or none could from the start."""

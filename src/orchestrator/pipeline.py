@@ -75,25 +75,25 @@ async def answer_from(
     try:
         return await _attempt(call, candidate)
     except OrchestratorError as error:
+        if error.retry is Retry.NO:  # nor are refusals
+            raise
         first = error
-    if first.retry is Retry.NO:  # nor are refusals
-        raise first
     earlier = sum(attempt.provider == candidate.name for attempt in call.attempts) - 1
     policy = policy.model_copy(update={"max_retries": max(0, candidate.max_retries - earlier)})
 
     def announce(error: OrchestratorError, delay: float) -> None:
         call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
 
-    retry = RetryInPlace(
-        policy, random=random, remaining=call.remaining, others_in=partial(others_in, call, candidate),
-        on_retry=announce,
-    )
+    others = partial(others_in, call, candidate)
+    retry = RetryInPlace(policy, random=random, remaining=call.remaining, others_in=others, on_retry=announce)
     try:
         return await retry.run(first, partial(_attempt, call, candidate))
     except (CircuitOpenError, CapacityError):
         # Refused meanwhile (other requests failed too): what this request saw is the better reason.
         last = call.attempts[-1].error or first
         raise last from last.__cause__
+    finally:
+        del first  # its traceback holds this frame
 
 
 async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
@@ -212,9 +212,19 @@ class _Running:
             answer.model = candidate.model
         answer.latency = at - call.started
         answer.attempts = tuple(call.attempts)
+        if len(call.attempts) > 1:
+            self._forget_frames()
         tokens = usage.total_tokens if usage is not None else 0
         self.end(Verdict.SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
         return answer
+
+    def _forget_frames(self) -> None:
+        """Errors that failed nothing need no traceback: it would keep the request alive until a garbage collection."""
+        for attempt in self.call.attempts:
+            error: BaseException | None = attempt.error
+            while error is not None and error.__traceback__ is not None:
+                error.__traceback__ = None
+                error = error.__cause__ or error.__context__
 
     def end(
         self, verdict: Verdict, outcome: Outcome, *, at: float | None = None, tokens: int = 0,
@@ -292,6 +302,7 @@ class LiveStream:
     async def aclose(self) -> None:
         """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
         self._running.call.watch.disarm(self._guard)
+        self._guard.lapse = None  # which holds this stream
         self._running.end(Verdict.SUCCESS, "cancelled")
         await self.close()
 

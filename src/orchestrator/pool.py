@@ -133,15 +133,16 @@ class Candidate:
         pool, limits = self._pool, self.limits
         self.view.in_flight -= 1
         self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
-        makes_room = permit.probe
         if limits is not None:
-            makes_room = makes_room or limits.full
+            full = limits.full
             limits.release(at, tokens)
-            if limits.wait_time(at) > 0:
+            if full or limits.wait_time(at) > 0:
                 pool.stale = True
+            if pool.waiters:
+                pool.wake_next(self)
         if verdict is Verdict.SUCCESS:
             self._limited_in_a_row = 0
-        if makes_room or self.removed:
+        if permit.probe or self.removed:
             pool.changed()
         if self.removed and not self.view.in_flight:
             pool.close_later(self)
@@ -213,7 +214,7 @@ class Pool:
         self.emit = emit
         self.stale = True  # the list of ready candidates must be made anew
         self.ramping = False
-        self.waiters: list[asyncio.Future[None]] = []
+        self.waiters: dict[asyncio.Future[None], Sequence[Candidate]] = {}  # the longest waiting first
         self._candidates: dict[str, Candidate] = {}
         self._ready: Sequence[CandidateView] = ()
         self._recheck_at = inf
@@ -323,23 +324,29 @@ class Pool:
 
     def wake(self) -> None:
         """Let everybody who waits look again."""
-        waiters, self.waiters = self.waiters, []
+        waiters, self.waiters = self.waiters, {}
         for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+            _finish(waiter)
 
-    async def wait(self, delay: float) -> None:
-        """Until something changed, at most ``delay`` seconds."""
+    def wake_next(self, candidate: Candidate) -> None:
+        """A call has ended: if that left room, let one of those who wait for it look again, not all."""
+        waiter = next((w for w, coming in self.waiters.items() if candidate in coming and not w.done()), None)
+        if waiter is not None and candidate.wait_time(now()) == 0:
+            waiter.set_result(None)
+            # Right after it has looked: was there more room, or did it not take the place (cancelled, gone elsewhere)?
+            waiter.get_loop().call_soon(self.wake_next, candidate)
+
+    async def wait(self, delay: float, coming: Sequence[Candidate] = ()) -> None:
+        """Until something changed, or there is room at one of ``coming``; at most ``delay`` seconds."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         timer = loop.call_later(delay, _finish, waiter)
-        self.waiters.append(waiter)
+        self.waiters[waiter] = coming
         try:
             await waiter
         finally:
             timer.cancel()
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
+            self.waiters.pop(waiter, None)
 
     def close_later(self, candidate: Candidate) -> None:
         """Close a removed candidate in a task of its own: whoever ended its last call must not wait for that."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -51,7 +52,7 @@ class Router:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # a garbage collection may end a stream in whatever holds it
         self._closed = False
 
     def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
@@ -122,10 +123,13 @@ class Router:
         """Close every provider and stop the thread; calls under way get ``grace`` seconds to end. Idempotent."""
         if self._closed:
             return
-        self._run(self._router.aclose(grace=grace))
-        self._closed = True
-        if self._loop is not None and self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        with suppress(RouterClosedError):  # another thread was faster
+            self._run(self._router.aclose(grace=grace))
+        with self._starting:
+            self._closed = True
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._thread is not None:
             self._thread.join()
 
     def __enter__(self) -> Self:
@@ -141,52 +145,57 @@ class Router:
         return func(*args)
 
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
-        except BaseException:
+        if threading.current_thread() is self._thread:
             coroutine.close()
-            raise
+            raise RuntimeError("called in the router's own thread, say by a listener: it would wait for itself")
+        future = self._submit(coroutine)
         try:
             return self._wait(future)
+        except CancelledError:
+            raise RouterClosedError("the router was closed before the call ended") from None
         except BaseException:
             future.cancel()  # Ctrl-C in the waiting thread: the call must not go on behind its back
             raise
+
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._starting:
+            if self._closed:
+                coroutine.close()
+                raise RouterClosedError("the router is closed; make a new one")
+            return asyncio.run_coroutine_threadsafe(coroutine, self._running_loop())
 
     def _wait(self, future: Future[T]) -> T:
         return future.result()
 
     def _iterate(self, pieces: AsyncGenerator[T, None]) -> Iterator[T]:
+        turn = asyncio.Lock()  # a read that was interrupted unwinds first
         try:
-            while (piece := self._run(_next(pieces))) is not None:
+            while (piece := self._run(_next(pieces, turn))) is not None:
                 yield piece
         finally:
             if not self._closed:
-                self._run(_close(pieces))
+                # A garbage collection in the router's own thread may end this, and must not wait for that thread.
+                finish = self._submit if threading.current_thread() is self._thread else self._run
+                finish(_close(pieces, turn))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        with self._starting:
-            if self._closed:
-                raise RouterClosedError("the router is closed; make a new one")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._serve, args=(self._loop,), daemon=True)
-                self._thread.name = "orchestrator"
-                self._thread.start()
-            return self._loop
-
-    @staticmethod
-    def _serve(loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="orchestrator", daemon=True)
+            self._thread.start()
+        return self._loop
 
 
-async def _next(pieces: AsyncGenerator[T, None]) -> T | None:
-    return await anext(pieces, None)
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:  # which cancels, at the end, what is still under way
+        runner.get_loop().run_forever()
 
 
-async def _close(pieces: AsyncGenerator[T, None]) -> None:
-    await pieces.aclose()
+async def _next(pieces: AsyncGenerator[T, None], turn: asyncio.Lock) -> T | None:
+    async with turn:
+        return await anext(pieces, None)
+
+
+async def _close(pieces: AsyncGenerator[T, None], turn: asyncio.Lock) -> None:
+    async with turn:
+        await pieces.aclose()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -11,17 +12,22 @@ from hypothesis import strategies as st
 from orchestrator import (
     AuthenticationError,
     BreakerPolicy,
+    Completion,
     ConnectionFailedError,
     ContextWindowExceededError,
+    Finished,
     InvalidRequestError,
     MalformedResponseError,
     OrchestratorError,
+    ProviderConfig,
     RateLimitError,
     RetryPolicy,
     Router,
     ServerError,
     StreamInterruptedError,
+    TextDelta,
     Timeouts,
+    Usage,
 )
 from orchestrator.core.events import (
     AttemptEnded,
@@ -31,7 +37,9 @@ from orchestrator.core.events import (
     RequestEnded,
     RequestStarted,
 )
+from orchestrator.providers.base import EVERYTHING, BaseProvider
 from orchestrator.providers.mock import Answer, BrokenStream, Fail, Hang
+from orchestrator.resilience.deadline import CLEAN_UP
 from orchestrator.testing.loop import VirtualTimeLoop
 from support import mock
 
@@ -48,6 +56,10 @@ steps = st.one_of(
     st.builds(lambda error, delay: ("fail", error, delay), errors, delays),
     st.builds(lambda error, kept: ("broken", error, kept), errors, st.integers(0, 3)),
     st.just(("hang",)),
+    st.builds(lambda manner: ("stubborn", manner), st.sampled_from(["answers", "raises", "lingers"])),
+    st.builds(lambda error, kept: ("foreign", error, kept),
+              st.sampled_from([KeyError, StopAsyncIteration, asyncio.CancelledError, asyncio.TimeoutError, OSError]),
+              st.integers(0, 3)),
 )
 
 
@@ -58,17 +70,20 @@ class Caller:
     timeout: float | None
     leave_after: float | None
     stop_after_pieces: int | None
+    closes: bool
 
 
 callers = st.builds(
     Caller, st.floats(0, 30), st.booleans(), st.sampled_from([None, 0.5, 3.0, 15.0]),
-    st.sampled_from([None, None, None, 0.0, 0.05, 2.0]), st.sampled_from([None, None, 1, 2]),
+    st.sampled_from([None, None, None, 0.0, 0.05, 2.0]), st.sampled_from([None, None, 1, 2]), st.booleans(),
 )
 scenarios = st.fixed_dictionaries({
     "scripts": st.lists(st.lists(steps, min_size=1, max_size=8), min_size=1, max_size=3),
     "callers": st.lists(callers, min_size=1, max_size=12),
     "strategy": st.sampled_from(["round-robin", "weighted", "random", "first-available", "least-latency"]),
     "concurrency": st.sampled_from([None, 1, 3]),
+    "rpm": st.sampled_from([None, None, 2, 5]),
+    "tpm": st.sampled_from([None, None, 20]),
     "swap_at": st.sampled_from([None, 1.0, 7.0]),
     "seed": st.integers(0, 5),
 })
@@ -86,22 +101,63 @@ def step_of(name: str, step: tuple):
     return Hang()
 
 
+class Odd(BaseProvider):
+    """Plays steps as the mock does, and those no mock would: cancellations swallowed, foreign errors, no clean end."""
+
+    supports = EVERYTHING
+
+    def __init__(self, name: str, steps: list[tuple], **config) -> None:
+        super().__init__(ProviderConfig(name=name, **config))
+        self.steps = steps
+        self.calls = 0
+
+    async def open_stream(self, request):
+        step = self.steps[min(self.calls, len(self.steps) - 1)]
+        self.calls += 1
+        pieces = [TextDelta(f"{self.name}{piece}") for piece in WHOLE]
+        if step[0] == "stubborn":
+            yield pieces[0]
+            await self.stubborn(step[1])
+        elif step[0] == "foreign":
+            for piece in pieces[: step[2]]:
+                yield piece
+            raise step[1]
+        else:
+            async with aclosing(mock(self.name, step_of(self.name, step)).open_stream(request)) as events:
+                async for event in events:
+                    yield event
+            return
+        for piece in pieces[1:]:
+            yield piece
+        yield Finished(Completion("", usage=Usage(3, 4)))
+
+    async def stubborn(self, manner: str) -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            if manner == "raises":
+                raise RuntimeError("lost") from None
+            if manner == "lingers":
+                await asyncio.sleep(1000)
+
+
 @dataclass
 class History:
     events: list = field(default_factory=list)
     results: list = field(default_factory=list)
-    deadlines: dict = field(default_factory=dict)
+    left_open: list = field(default_factory=list)
 
 
 async def play(scenario: dict) -> tuple[History, Router]:
     history = History()
     router = Router(
         scenario["strategy"], seed=scenario["seed"], timeouts=TIMES, retry=RetryPolicy(max_retries=1),
-        breaker=BreakerPolicy(consecutive_failures=2, break_base=3, ramp=5), listeners=[history.events.append],
+        breaker=BreakerPolicy(consecutive_failures=2, break_base=3, ramp=5), listeners=[raising, history.events.append],
     )
     for number, script in enumerate(scenario["scripts"]):
         name = "ABC"[number]
-        router.add_provider(mock(name, *(step_of(name, s) for s in script), max_concurrency=scenario["concurrency"]))
+        limits = {"rpm_limit": scenario["rpm"], "tpm_limit": scenario["tpm"]}
+        router.add_provider(Odd(name, script, max_concurrency=scenario["concurrency"], **limits))
     tasks = [asyncio.create_task(call(router, caller, history)) for caller in scenario["callers"]]
     if scenario["swap_at"] is not None:
         await asyncio.sleep(scenario["swap_at"])
@@ -109,6 +165,11 @@ async def play(scenario: dict) -> tuple[History, Router]:
     await asyncio.gather(*tasks)
     await asyncio.sleep(30)  # every deadline, and every break, is over
     return history, router
+
+
+def raising(event: object) -> None:
+    if isinstance(event, AttemptEnded):
+        raise RuntimeError("cannot handle this")
 
 
 async def call(router: Router, caller: Caller, history: History) -> None:
@@ -122,7 +183,10 @@ async def call(router: Router, caller: Caller, history: History) -> None:
         async for piece in stream:
             seen.append(piece)
             if len(seen) == caller.stop_after_pieces:
-                await stream.aclose()
+                if caller.closes:
+                    await stream.aclose()
+                else:
+                    history.left_open.append(stream)
                 return "stopped"
         return "".join(seen)
 
@@ -143,14 +207,17 @@ def test_the_invariants_hold_on_every_history(scenario):
         leftover = [task for task in asyncio.all_tasks(runner.get_loop()) if not task.done()]
     check_results(history)
     check_events(history.events)
+    if scenario["rpm"] is not None and scenario["swap_at"] is None:
+        check_calls_per_minute(history.events, scenario["rpm"])
     assert leftover == []
+    assert len(router._watch) == 0, "no limit outlives its call"
     assert all(provider.in_flight == 0 for provider in router.snapshot().values())
 
 
 def check_results(history: History) -> None:
     for caller, result, seen, took in history.results:
         limit = caller.timeout or TIMES.total
-        assert took <= limit + 2.01, "a call outlives its deadline by no more than the closing of a stream"
+        assert took <= limit + 2 * CLEAN_UP + 0.01, "a call outlives its deadline by no more than a provider's clean-up"
         owners = {piece[0] for piece in seen}
         assert len(owners) <= 1, "no stream mixes two providers"
         if isinstance(result, str) and result != "stopped":
@@ -183,3 +250,12 @@ def check_events(events: list) -> None:
             (open_ones.add if event.new == "open" else open_ones.discard)(event.provider)
         elif isinstance(event, AttemptStarted):
             assert event.provider not in open_ones, "nothing is admitted while the breaker is open"
+
+
+def check_calls_per_minute(events: list, rpm: int) -> None:
+    times: dict[str, list[float]] = {}
+    for event in events:
+        if isinstance(event, AttemptStarted):
+            times.setdefault(event.provider, []).append(event.at)
+    for starts in times.values():
+        assert all(later - earlier >= 59.999 for earlier, later in zip(starts, starts[rpm:], strict=False))

@@ -115,7 +115,7 @@ async def test_waiters_wake_when_something_changes_or_their_time_is_up():
     await settle()
     cancelled.cancel()
     await settle()
-    assert pool.waiters == []
+    assert not pool.waiters
 
 
 async def test_removing_and_draining_close_exactly_once():

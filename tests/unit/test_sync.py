@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from orchestrator import Finished, OrchestratorError, ProviderConfig, RouterClosedError, ServerError
+from orchestrator import Finished, OrchestratorError, ProviderConfig, RouterClosedError, ServerError, TextDelta
+from orchestrator.core.events import RequestStarted
+from orchestrator.providers.base import BaseProvider
 from orchestrator.providers.mock import Answer, BrokenStream, Fail
 from orchestrator.sync import Router
 from support import Echo, mock
@@ -104,3 +106,91 @@ def test_closing_is_idempotent_and_final():
 
 def test_a_router_that_was_never_used_closes_too():
     Router(providers=[mock("a")]).close()
+
+
+class Hanging(Echo):
+    def __init__(self, config):
+        super().__init__(config)
+        self.entered = threading.Event()
+
+    async def generate(self, prompt, params=None):
+        self.entered.set()
+        await asyncio.sleep(3600)
+
+
+def test_a_call_in_another_thread_ends_when_the_router_is_closed():
+    provider = Hanging(ProviderConfig(name="a"))
+    router = Router(providers=[provider])
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(router.route, "x")
+        assert provider.entered.wait(5)
+        router.close(grace=0)
+        with pytest.raises(RouterClosedError):
+            call.result(5)
+
+
+def test_a_verb_called_by_a_listener_is_refused_instead_of_waiting_for_ever():
+    seen = []
+
+    def listener(event):
+        if isinstance(event, RequestStarted):
+            try:
+                router.snapshot()
+            except RuntimeError as error:
+                seen.append(str(error))
+
+    router = Router(providers=[mock("a")], listeners=[listener])
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(router.route, "x").result(5) == "a"
+    router.close()
+    assert len(seen) == 1
+
+
+def test_an_interrupt_while_reading_a_stream_stays_an_interrupt():
+    entered = threading.Event()
+
+    class Slow(BaseProvider):
+        async def open_stream(self, request):
+            yield TextDelta("one")
+            entered.set()
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                await asyncio.sleep(0.01)
+
+    class Impatient(Router):
+        interrupted = False
+
+        def _wait(self, future):
+            if self.interrupted and entered.wait(5):
+                self.interrupted = False
+                raise KeyboardInterrupt
+            return future.result()
+
+    with Impatient(providers=[Slow(ProviderConfig(name="a"))]) as router:
+        pieces = router.route_stream("x")
+        assert next(pieces) == "one"
+        router.interrupted = True
+        with pytest.raises(KeyboardInterrupt):
+            next(pieces)
+        assert router.snapshot()["a"].in_flight == 0
+
+
+def test_a_stream_dropped_in_the_routers_own_thread_does_not_stop_it():
+    with Router(providers=[mock("a", Answer("1 2", pieces=["1 ", "2"]))]) as router:
+        pieces = router.route_stream("x")
+        next(pieces)
+        router._loop.call_soon_threadsafe(pieces.close)  # as a garbage collection in that thread would
+        with ThreadPoolExecutor(1) as threads:
+            assert threads.submit(router.route, "x").result(5) == "1 2"
+            assert threads.submit(router.snapshot).result(5)["a"].in_flight == 0
+
+
+def test_closing_from_two_threads_at_once_is_closing_once():
+    router = Router(providers=[mock("a")])
+    router.route("x")
+    with ThreadPoolExecutor(4) as threads:
+        for closing in [threads.submit(router.close) for _ in range(4)]:
+            closing.result(5)
+    with pytest.raises(OrchestratorError):
+        router.route("x")

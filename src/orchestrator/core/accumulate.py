@@ -95,10 +95,10 @@ def check_completion(completion: object, provider: str) -> Completion:
 
 def _check_numbers(completion: Completion, provider: str) -> None:
     usage, cost = completion.usage, completion.cost
-    counts: tuple[object, ...] = (0, 0) if usage is None else (usage,)
+    counts: tuple[object, ...] = (None,)  # of what is no Usage
     if isinstance(usage, Usage):
         counts = usage.prompt_tokens, usage.completion_tokens
-    if not all(isinstance(count, int) for count in counts):
+    if usage is not None and not all(isinstance(count, int) for count in counts):
         raise MalformedResponseError("the provider returned a usage that is no Usage of whole numbers",
                                      provider=provider, model=completion.model)
     if not isinstance(cost, int | float | None):
@@ -110,9 +110,9 @@ def _fault(event: object) -> str:
     kind = type(event).__name__
     if not isinstance(event, StreamEvent):
         return f"{kind}, which is no stream event"
-    values = {name: (getattr(event, name), wanted) for name, wanted in _FIELDS.items() if hasattr(event, name)}
-    wrong = next(f"{name} is {_kind(value)}" for name, (value, wanted) in values.items() if not isinstance(value, wanted))
-    return f"{kind} whose {wrong}"
+    values = {name: getattr(event, name) for name in _FIELDS if hasattr(event, name)}
+    name = next(name for name, value in values.items() if not isinstance(value, _FIELDS[name]))
+    return f"{kind} whose {name} is {_kind(values[name])}"
 
 
 _FIELDS: dict[str, type] = {"text": str, "arguments": str, "index": int, "completion": Completion}

@@ -48,17 +48,11 @@ class RetryInPlace:
 
         The first attempt was made outside: entering tenacity costs more than a whole call that succeeds.
         """
-        pending: OrchestratorError | None = first
-
-        async def attempt() -> T:
-            nonlocal pending
-            if pending is not None:
-                error, pending = pending, None
-                raise error
-            return await again()
-
+        if not self._decide(first, 1):
+            raise first
+        await self._sleep(self._delay)
         loop = AsyncRetrying(retry=self._wants, wait=self._wait, sleep=self._sleep, reraise=True)
-        result: T = await loop(attempt)
+        result: T = await loop(again)
         return result
 
     def delay_before(self, error: BaseException | None, number: int) -> float | None:
@@ -75,7 +69,10 @@ class RetryInPlace:
 
     def _wants(self, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome is not None else None
-        delay = self.delay_before(error, state.attempt_number)
+        return self._decide(error, state.attempt_number + 1)
+
+    def _decide(self, error: BaseException | None, number: int) -> bool:
+        delay = self.delay_before(error, number)
         if delay is None or not isinstance(error, OrchestratorError):
             return False
         self._delay = delay

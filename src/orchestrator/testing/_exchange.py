@@ -61,7 +61,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the simulated model says; ``rate`` is in tokens per second, None for at once."""
+    """What the simulated model says; ``rate`` is in tokens per second, None for at once.
+
+    ``last`` is the text of the last line of a stream whose lines have the whole text, None for the same.
+    """
 
     number: int
     model: str
@@ -71,6 +74,7 @@ class Answer:
     finish: FinishReason = "stop"
     tool: Tool | None = None
     usage: bool = True
+    last: str | None = None
 
     @property
     def completion_tokens(self) -> int:
@@ -102,11 +106,12 @@ class Reply:
 
 
 class HangUp(Exception):
-    """The server closes the connection here, in order or with a reset."""
+    """The server closes the connection here, in order, with a reset, or ``after`` bytes that are no HTTP."""
 
-    def __init__(self, *, reset: bool = False) -> None:
+    def __init__(self, *, reset: bool = False, after: bytes = b"") -> None:
         super().__init__("reset" if reset else "closed")
         self.reset = reset
+        self.after = after
 
 
 class Refusal(Exception):

@@ -7,16 +7,18 @@ Times are in seconds.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+import zlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from email.utils import formatdate
-from typing import ClassVar, Literal, NoReturn
+from functools import cache
+from typing import Literal, NoReturn
 
 from orchestrator.core.clock import wall_clock
 from orchestrator.core.types import FinishReason
 from orchestrator.testing._exchange import Answer, Dialect, HangUp, Kind, Piece, Reply, dump, status_text
+from orchestrator.testing._fault import AfterFault, BodyFault, Fault
 
 __all__ = [
     "EMPTY_ANSWER",
@@ -25,7 +27,10 @@ __all__ = [
     "NO_USAGE",
     "NULL",
     "Altered",
+    "Before",
     "Body",
+    "Bomb",
+    "Comments",
     "Crlf",
     "Cut",
     "Disconnect",
@@ -34,72 +39,17 @@ __all__ = [
     "ErrorInside",
     "Fault",
     "Hang",
+    "Headers",
     "KeepAliveOnly",
     "Latency",
+    "NoHttp",
     "RateLimited",
     "Repeat",
     "ShortBody",
     "Split",
     "Status",
+    "TokensExpire",
 ]
-
-_CONTENT: frozenset[Kind] = frozenset({"text", "tool"})
-_LAST: frozenset[Kind] = frozenset({"finish", "usage", "end"})
-
-
-class Fault:
-    """Takes a reply and gives another, or gives none, or raises ``HangUp``. Keeps no state: one serves any number."""
-
-    def change(self, answer: Answer) -> Answer:
-        """What the model says, before it is written in the vendor's format."""
-        return answer
-
-    async def __call__(self, reply: Reply) -> Reply:
-        """What goes over the wire instead of ``reply``."""
-        return await self._disturb(reply)
-
-    async def _disturb(self, reply: Reply) -> Reply:
-        return reply
-
-
-class _BodyFault(Fault, ABC):
-    """Disturbs the body, piece by piece."""
-
-    async def _disturb(self, reply: Reply) -> Reply:
-        return replace(reply, body=self._stream(reply))
-
-    @abstractmethod
-    def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
-        """The body instead of that of ``reply``."""
-
-
-@dataclass(frozen=True)
-class _AfterFault(_BodyFault):
-    """Lets at most ``after`` pieces of content pass, or half of a plain answer, then goes on in its own way."""
-
-    _for_ever: ClassVar[bool] = False
-    after: int | None = 1
-
-    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
-        left = self.after or 0
-        async with aclosing(reply.pieces()) as pieces:
-            async for piece in pieces:
-                if piece.kind == "whole":
-                    yield Piece("whole", piece.data[:len(piece.data) // 2 if left else 0])
-                elif piece.kind in _LAST or (piece.kind in _CONTENT and not left):
-                    break
-                else:
-                    yield piece
-                    left -= piece.kind in _CONTENT
-        while (added := await self._then(reply)) is not None:
-            yield added
-            if not self._for_ever:
-                return
-
-    @abstractmethod
-    async def _then(self, reply: Reply) -> Piece | None:
-        """What comes next, None for the end."""
-
 
 @dataclass(frozen=True)
 class Status(Fault):
@@ -121,25 +71,49 @@ class Status(Fault):
 
 @dataclass(frozen=True)
 class RateLimited(Fault):
-    """429 with the wait in one of the forms vendors use; ``retry_after=None`` sends no hint."""
+    """429 with the wait in one of the forms vendors use; ``retry_after=None`` sends no hint.
+
+    ``seconds``, ``date`` and ``milliseconds`` are forms of Retry-After, ``reset`` and ``epoch`` of ``x-ratelimit-*``;
+    ``details`` (google.rpc.RetryInfo) and ``prose`` stand in the body.
+    """
 
     retry_after: float | None = 1.0
-    form: Literal["seconds", "date", "milliseconds", "reset"] = "seconds"
+    form: Literal["seconds", "date", "milliseconds", "reset", "epoch", "details", "prose"] = "seconds"
 
     async def _disturb(self, reply: Reply) -> Reply:
-        return await Status(429, headers=self._hint())(reply)
-
-    def _hint(self) -> dict[str, str]:
         wait = self.retry_after
         if wait is None:
-            return {}
+            return await Status(429)(reply)
+        if self.form == "prose":
+            return await Status(429, f"Rate limit reached. Please try again in {wait:g}s.")(reply)
+        if self.form == "details":
+            error = dict(reply.dialect.error(429, status_text(429), None))
+            info = [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait:g}s"}]
+            error |= {"error": {**error["error"], "details": info}} if "error" in error else {"details": info}
+            return _instead(reply, dump(error), 429)
+        return await Status(429, headers=self._hint(wait))(reply)
+
+    def _hint(self, wait: float) -> dict[str, str]:
         if self.form == "date":
             return {"retry-after": formatdate(wall_clock() + wait, usegmt=True)}
         if self.form == "milliseconds":
             return {"retry-after-ms": f"{wait * 1000:g}"}
         if self.form == "reset":
             return {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": f"{wait:g}s"}
+        if self.form == "epoch":
+            return {"x-ratelimit-remaining": "0", "x-ratelimit-reset": f"{wall_clock() + wait:.3f}"}
         return {"retry-after": f"{wait:g}"}
+
+
+@dataclass(frozen=True)
+class Headers(Fault):
+    """Further headers, or others, on a good answer, such as its rate limits or another content type."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    async def _disturb(self, reply: Reply) -> Reply:
+        reply.headers.update(self.headers)
+        return reply
 
 
 @dataclass(frozen=True)
@@ -155,12 +129,16 @@ class Body(Fault):
 
 @dataclass(frozen=True)
 class Altered(Fault):
-    """A well-formed answer with another text, finish reason (``length``, ``content_filter``), pace, or no usage."""
+    """A well-formed answer with another text, finish reason (``length``, ``content_filter``), pace, or no usage.
+
+    ``last``: where each line of a stream has the whole text (Yandex), the last line has this one instead.
+    """
 
     text: str | None = None
     finish: FinishReason | None = None
     tokens_per_second: float | None = None
     usage: bool = True
+    last: str | None = None
 
     def change(self, answer: Answer) -> Answer:
         """The altered answer."""
@@ -171,6 +149,7 @@ class Altered(Fault):
             finish=self.finish or answer.finish,
             rate=self.tokens_per_second or answer.rate,
             usage=answer.usage and self.usage,
+            last=answer.last if self.last is None else self.last,
         )
 
 
@@ -186,7 +165,7 @@ class Latency(Fault):
 
 
 @dataclass(frozen=True)
-class Hang(_AfterFault):
+class Hang(AfterFault):
     """Silence on an open connection: before the headers (``after=None``), or after so many pieces."""
 
     after: int | None = None
@@ -209,7 +188,21 @@ class Disconnect(Fault):
 
 
 @dataclass(frozen=True)
-class Cut(_AfterFault):
+class NoHttp(AfterFault):
+    """Bytes that are no HTTP, then the end: before the headers (``after=None``), or as a chunk of a body."""
+
+    after: int | None = None
+    data: bytes = b"\x16\x03\x01 this is no HTTP\r\n\r\n"
+
+    async def _disturb(self, reply: Reply) -> Reply:
+        return await (self._then(reply) if self.after is None else super()._disturb(reply))
+
+    async def _then(self, _: Reply) -> NoReturn:
+        raise HangUp(after=self.data)
+
+
+@dataclass(frozen=True)
+class Cut(AfterFault):
     """The answer breaks off after so many pieces.
 
     ``close``: the connection is closed; ``reset``: it is reset; ``end``: the HTTP body ends in good order, and only the
@@ -225,7 +218,7 @@ class Cut(_AfterFault):
 
 
 @dataclass(frozen=True)
-class ShortBody(_BodyFault):
+class ShortBody(BodyFault):
     """A body shorter than its Content-Length says; a stream, which has none, is closed before its last chunk."""
 
     missing: int = 16
@@ -243,7 +236,7 @@ class ShortBody(_BodyFault):
 
 
 @dataclass(frozen=True)
-class ErrorInside(_AfterFault):
+class ErrorInside(AfterFault):
     """An error under a success status: as the whole body, or in a stream after so many pieces."""
 
     status: int = 500
@@ -263,10 +256,10 @@ class ErrorInside(_AfterFault):
 
 
 @dataclass(frozen=True)
-class Endless(_AfterFault):
+class Endless(AfterFault):
     """After so many pieces a line without an end, as fast as it is read."""
 
-    _for_ever = True
+    for_ever = True
     chunk: int = 65536
 
     async def _then(self, _: Reply) -> Piece | None:
@@ -275,10 +268,10 @@ class Endless(_AfterFault):
 
 
 @dataclass(frozen=True)
-class KeepAliveOnly(_AfterFault):
+class KeepAliveOnly(AfterFault):
     """After so many pieces nothing but keep-alive comments (blank lines where there are no comments), for ever."""
 
-    _for_ever = True
+    for_ever = True
     after: int | None = 0
     interval: float = 1.0
 
@@ -288,21 +281,22 @@ class KeepAliveOnly(_AfterFault):
 
 
 @dataclass(frozen=True)
-class Split(_BodyFault):
-    """The bytes come in chunks of this size: events, lines and UTF-8 characters are torn apart."""
+class Split(BodyFault):
+    """The bytes come in chunks of this size, ``delay`` apart: events, lines and UTF-8 characters are torn apart."""
 
     size: int = 1
+    delay: float = 0.0
 
     async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
         async with aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
                 for start in range(0, len(piece.data), self.size):
                     yield Piece(piece.kind, piece.data[start:start + self.size])
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(self.delay)
 
 
 @dataclass(frozen=True)
-class Crlf(_BodyFault):
+class Crlf(BodyFault):
     """Lines end in CR LF."""
 
     async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
@@ -312,7 +306,53 @@ class Crlf(_BodyFault):
 
 
 @dataclass(frozen=True)
-class Repeat(_BodyFault):
+class Before(BodyFault):
+    """These bytes come before the body: a byte order mark, blank lines."""
+
+    data: bytes = b"\xef\xbb\xbf"
+
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        yield Piece("other", self.data)
+        async with aclosing(reply.pieces()) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+@dataclass(frozen=True)
+class Comments(BodyFault):
+    """These bytes come before each event of a stream; by default a keep-alive comment, or a blank line."""
+
+    data: bytes | None = None
+
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.kind != "whole":
+                    yield Piece("other", reply.dialect.keep_alive if self.data is None else self.data)
+                yield piece
+
+
+@dataclass(frozen=True)
+class Bomb(Fault):
+    """A small compressed body that is ``size`` bytes of blanks once it is inflated."""
+
+    size: int = 400 * 2**20
+
+    async def _disturb(self, reply: Reply) -> Reply:
+        headers = {**reply.headers, "content-encoding": "gzip"}
+        return Reply(reply.dialect, 200, _compressed_blanks(self.size), headers, reply.content_type)
+
+
+class TokensExpire(Fault):
+    """GigaChat: all tokens expire while this answer, which is a good one, is on its way."""
+
+    async def _disturb(self, reply: Reply) -> Reply:
+        reply.dialect.expire_tokens()
+        return reply
+
+
+@dataclass(frozen=True)
+class Repeat(BodyFault):
     """Events of this kind come so many times."""
 
     kind: Kind = "finish"
@@ -345,6 +385,14 @@ def _instead(
     headers: Mapping[str, str] | None = None,
 ) -> Reply:
     return Reply(reply.dialect, status, body, {**reply.headers, **(headers or {})}, content_type)
+
+
+@cache
+def _compressed_blanks(size: int) -> bytes:
+    deflate = zlib.compressobj(1, wbits=16 + zlib.MAX_WBITS)
+    block = b" " * 2**20
+    parts = [deflate.compress(block[:size - start]) for start in range(0, size, len(block))]
+    return b"".join(parts) + deflate.flush()
 
 
 async def _silence() -> NoReturn:

@@ -149,6 +149,7 @@ class _Connection(asyncio.Protocol):
         self._task = None
         error = None if task.cancelled() else task.exception()
         if isinstance(error, HangUp) and not error.reset:
+            self._transport.write(error.after)
             self._transport.close()
         elif isinstance(error, HangUp):
             self.abort()

@@ -78,6 +78,7 @@ class _Exchange:
             async with asyncio.timeout(self._read_timeout) as self._limit:
                 return await work()
         except HangUp as end:
+            closed = "illegal bytes" if end.after else closed
             raise (httpx.ReadError(_RESET) if end.reset else httpx.RemoteProtocolError(closed)) from None
         except TimeoutError:
             raise (httpx.ReadError(_RESET) if self._aborted else httpx.ReadTimeout("no bytes in time")) from None

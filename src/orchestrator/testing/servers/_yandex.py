@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.testing._exchange import (
@@ -85,7 +86,8 @@ class YandexDialect(Dialect):
         words = tokens(answer.text)
         for count in range(1, len(words) + 1):
             yield Piece("text", self.event(_line(answer, "".join(words[:count]), "PARTIAL", count)))
-        yield Piece("finish", self.event(self.whole(answer)))
+        last = answer if answer.last is None else replace(answer, text=answer.last)
+        yield Piece("finish", self.event(self.whole(last)))
 
     def event(self, value: Any) -> bytes:  # noqa: ANN401  # JSON
         """A line."""
