@@ -23,6 +23,7 @@ from orchestrator.core.errors import (
     StreamInterruptedError,
     TimeoutError,
 )
+from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import (
     Attempt,
     Completion,
@@ -41,7 +42,6 @@ from orchestrator.core.types import (
     ToolChoice,
     Usage,
 )
-from orchestrator.pool import ProviderSnapshot
 from orchestrator.providers.base import BaseProvider
 from orchestrator.router import Router
 from orchestrator.strategies.base import RoutingStrategy

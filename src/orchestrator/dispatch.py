@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from math import inf
 
+from orchestrator.attempt import Call
 from orchestrator.core.clock import Random
 from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import (
@@ -18,15 +19,17 @@ from orchestrator.core.errors import (
     OrchestratorError,
     QuotaExceededError,
     RateLimitError,
+    RouterClosedError,
     TimeoutError,
 )
 from orchestrator.core.events import FailedOver, Waiting
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Completion
-from orchestrator.pipeline import Call, LiveStream, answer_from
+from orchestrator.pipeline import answer_from
 from orchestrator.pool import Candidate, Pool
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.stream import LiveStream
 
 __all__ = ["Dispatcher"]
 
@@ -153,6 +156,8 @@ class Dispatcher:
         errors = [attempt.error for attempt in call.attempts if attempt.error is not None]
         if errors:
             return self._combined(call, errors)
+        if self._pool.closed:
+            return RouterClosedError("the router was closed while this request waited")
         enabled = [candidate for candidate in self._pool if candidate.config.enabled]
         if not enabled:
             known = ", ".join(candidate.name for candidate in self._pool)

@@ -6,45 +6,23 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
 
 from orchestrator.core.clock import Random, now
 from orchestrator.core.config import BreakerPolicy, RetryPolicy
 from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, RateLimitError, Verdict
-from orchestrator.core.events import BreakerChanged, BreakerState, Event, ProviderAdded, ProviderPaused, ProviderRemoved
+from orchestrator.core.events import BreakerChanged, Event, ProviderAdded, ProviderPaused, ProviderRemoved
+from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import StreamEvent
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit, ProviderBreaker
-from orchestrator.resilience.deadline import EPSILON
+from orchestrator.resilience.deadline import CLEAN_UP, EPSILON
 from orchestrator.resilience.limits import Limits
 
-__all__ = ["Candidate", "Pool", "ProviderSnapshot"]
+__all__ = ["Candidate", "Pool"]
 
 _log = logging.getLogger("orchestrator")
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSnapshot:
-    """One provider at one moment. Seconds; ``retry_after`` is 0 when it would take a call now."""
-
-    name: str
-    model: str | None
-    enabled: bool
-    breaker: BreakerState
-    retry_after: float
-    paused_until: float | None
-    in_flight: int
-    requests: int
-    failures: int
-    limited: int
-    latency_p50: float | None
-    latency_p95: float | None
-    latency_p99: float | None
-    prompt_tokens: int
-    completion_tokens: int
-    cost: float
 
 
 class Candidate:
@@ -184,6 +162,8 @@ class Candidate:
         if self._closed:
             return
         self._closed = True
+        if any(other.provider is self.provider for other in self._pool):
+            return  # it was taken in again meanwhile
         self.provider.routed = False
         try:
             await self.provider.__aexit__(None, None, None)
@@ -214,6 +194,7 @@ class Pool:
         self.emit = emit
         self.stale = True  # the list of ready candidates must be made anew
         self.ramping = False
+        self.closed = False
         self.waiters: dict[asyncio.Future[None], Sequence[Candidate]] = {}  # the longest waiting first
         self._candidates: dict[str, Candidate] = {}
         self._ready: Sequence[CandidateView] = ()
@@ -367,13 +348,18 @@ class Pool:
 
     async def drain(self, grace: float) -> None:
         """Remove everybody; wait for calls under way, at most ``grace`` seconds; close all."""
+        self.closed = True
         leaving = [self.remove(name) for name in list(self._candidates)]
         ends_at = now() + grace
         while any(candidate.view.in_flight for candidate in leaving) and now() < ends_at:
             await self.wait(ends_at - now())
-        for candidate in leaving:
-            await candidate.close()
-        await self.close_removed()
+        for candidate in (*leaving, *self._to_close):
+            self.in_background(candidate.close())
+        self._to_close = []
+        if self._closing:
+            _, hanging = await asyncio.wait(set(self._closing), timeout=CLEAN_UP)
+            for task in hanging:
+                task.cancel()
 
 
 def _check(provider: object) -> None:

@@ -10,11 +10,13 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
 
+from orchestrator.attempt import Call
 from orchestrator.core.clock import Random, new_random, now
 from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
 from orchestrator.core.errors import InvalidRequestError, RouterClosedError
 from orchestrator.core.events import Event, Listener, Outcome, RequestEnded, RequestStarted
 from orchestrator.core.messages import parse_messages, parse_response_format, parse_tool_choice, parse_tools
+from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import (
     Completion,
     Finished,
@@ -27,12 +29,12 @@ from orchestrator.core.types import (
     ToolChoice,
 )
 from orchestrator.dispatch import Dispatcher
-from orchestrator.pipeline import Call, LiveStream
-from orchestrator.pool import Pool, ProviderSnapshot
+from orchestrator.pool import Pool
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.deadline import Watch
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.registry import resolve
+from orchestrator.stream import LiveStream
 
 __all__ = ["Router"]
 

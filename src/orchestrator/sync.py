@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
 from orchestrator.core.errors import RouterClosedError
 from orchestrator.core.events import Listener
+from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import Completion, ResponseFormat, StreamEvent, ToolChoice
-from orchestrator.pool import ProviderSnapshot
 from orchestrator.providers.base import BaseProvider
 from orchestrator.router import Prompt, Tools
 from orchestrator.router import Router as AsyncRouter

@@ -18,8 +18,8 @@ LONG_FUNCTIONS: dict[str, str] = {}
 BROAD_EXCEPTS = {
     "pipeline._attempt": "the boundary: whatever a provider raises becomes one of our errors",
     "pipeline._open": "closes the stream on the way out, and raises again",
-    "pipeline.LiveStream._next": "the boundary, for the pieces after the first",
-    "pipeline.LiveStream.close": "nobody is left who could handle a failing close",
+    "stream.LiveStream._next": "the boundary, for the pieces after the first",
+    "stream.LiveStream.close": "nobody is left who could handle a failing close",
     "pool.Candidate.close": "nobody is left who could handle a failing close",
     "dispatch.Dispatcher._order": "a strategy of the user's that raises must not cost the answer",
     "resilience.circuit.quietly": "calls what others wrote: a listener or a storage that raises changes nothing",

@@ -214,6 +214,48 @@ async def test_closing_waits_for_calls_under_way_but_not_for_ever():
     task.cancel()
 
 
+async def test_a_provider_that_hangs_while_closing_holds_nobody_for_ever(caplog):
+    class Hanging(Echo):
+        async def aclose(self):
+            await asyncio.sleep(3600)
+
+    other = Closing("b")
+    router = Router(providers=[Hanging(ProviderConfig(name="a")), other])
+    await router.aclose()
+    assert asyncio.get_running_loop().time() < 10
+    assert other.closed == 1
+
+
+async def test_a_request_that_waits_when_the_router_closes_is_told_so():
+    router = first_available(mock("a", Answer("a", delay=50), max_concurrency=1))
+    calls = [asyncio.create_task(router.route("x")) for _ in range(2)]
+    await settle()
+    await router.aclose(grace=1)
+    with pytest.raises(RouterClosedError, match="while this request waited"):
+        await calls[1]
+    calls[0].cancel()
+
+
+async def test_a_provider_that_comes_back_while_its_last_call_runs_is_not_closed():
+    class Slow(Closing):
+        async def generate(self, prompt, params=None):
+            await asyncio.sleep(5)
+            return "slow"
+
+    provider = Slow("a")
+    router = Router(providers=[provider])
+    call = asyncio.create_task(router.route("x"))
+    await settle()
+    await router.remove_provider("a")
+    router.add_provider(provider)
+    assert await call == "slow"
+    await settle()
+    assert provider.closed == 0
+    assert provider.routed
+    await router.aclose()
+    assert provider.closed == 1
+
+
 def test_one_router_serves_one_event_loop_after_the_other():
     router = Router(providers=[mock("a")])
     assert [asyncio.run(router.route("x")) for _ in range(2)] == ["a", "a"]

@@ -12,7 +12,7 @@ from orchestrator.cli._board import Board
 from orchestrator.core.clock import now
 from orchestrator.core.config import BreakerPolicy, Timeouts
 from orchestrator.core.errors import OrchestratorError
-from orchestrator.pool import ProviderSnapshot
+from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.providers.base import BaseProvider
 from orchestrator.router import Router
 from orchestrator.strategies.base import RoutingStrategy

@@ -18,7 +18,7 @@ from orchestrator.cli._board import SLOTS, Board, Note
 from orchestrator.cli._demo import Plan
 from orchestrator.cli._render import harmless, percent, seconds
 from orchestrator.core.events import BreakerState
-from orchestrator.pool import ProviderSnapshot
+from orchestrator.core.snapshot import ProviderSnapshot
 
 __all__ = ["LiveView", "PlainView"]
 

@@ -192,6 +192,8 @@ class StreamDecoder:
             yield from self._take(frame.data)
 
     def _take(self, data: str) -> list[StreamEvent]:
+        if not data:
+            return []
         if self.done or data == "[DONE]":
             self.done = True
             return []

@@ -1,0 +1,167 @@
+"""A stream that has begun: read under the idle limit, given back whatever happens, whole or interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from orchestrator.attempt import Running
+from orchestrator.core.accumulate import Accumulator, check_completion
+from orchestrator.core.errors import (
+    ContentFilteredError,
+    OrchestratorError,
+    StreamInterruptedError,
+    TimeoutError,
+    Verdict,
+)
+from orchestrator.core.events import AttemptOpened
+from orchestrator.core.types import Completion, Finished, StreamEvent
+from orchestrator.resilience.deadline import CLEAN_UP, Guard
+
+__all__ = ["LiveStream"]
+
+
+class LiveStream:
+    """An opened stream: the first event is there, and the rest comes from this provider or not at all."""
+
+    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_running")
+
+    def __init__(self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None]) -> None:
+        self._running = running
+        self._guard = guard
+        self._events = events
+        self._answer = Accumulator()
+        self._first: StreamEvent | None = None
+        self._busy = 0.0
+        self._lapsed: TimeoutError | None = None
+
+    async def open(self) -> None:
+        """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
+        running = self._running
+        first = await anext(self._events, None)
+        if self._guard.expired:
+            self._guard.settle()
+        at = running.call.loop.time()
+        self._busy = at - running.record.started
+        if first is not None:
+            self._answer.add(first)
+        if first is None or isinstance(first, Finished):
+            check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
+        self._first = first
+        running.record.time_to_first_token = self._busy
+        running.candidate.opened(running.permit)
+        if running.call.listening:
+            number, name = running.record.number, running.candidate.name
+            running.call.emit(AttemptOpened(at, running.call.id, number, name, self._busy))
+        self._rest()
+
+    async def events(self) -> AsyncGenerator[StreamEvent, None]:
+        """The events; ``Finished`` with the whole answer is the last one."""
+        event = self._first
+        answer = self._answer
+        try:
+            while event is not None and not answer.finished:
+                yield event
+                event = await self._next()
+            completion = self._complete()
+            yield Finished(completion)
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
+        self._running.call.watch.disarm(self._guard)
+        self._guard.lapse = None  # which holds this stream
+        self._running.end(Verdict.SUCCESS, "cancelled")
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the provider's part; one that hangs there is left alone after a while."""
+        call = self._running.call
+        guard = call.watch.arm(call.loop.time() + CLEAN_UP)
+        try:
+            await self._events.aclose()
+        except (Exception, asyncio.CancelledError) as exc:
+            guard.settle()
+            cancellation = guard.cancellation(exc)
+            if cancellation is not None:
+                raise cancellation from None
+            self._running.candidate.provider.logger.debug("closing a stream failed", exc_info=exc)
+        finally:
+            call.watch.disarm(guard)
+            guard.settle()
+
+    def _rest(self) -> None:
+        """The reader is busy: no idle limit runs, but the deadline does, so a forgotten stream returns its lease."""
+        guard = self._guard
+        guard.take(None)
+        guard.lapse = self._lapse
+        self._running.call.watch.move(guard, self._running.call.deadline)
+
+    def _lapse(self) -> None:
+        self._running.candidate.close_stream(self._events)
+        if self._running.done:
+            return
+        error = TimeoutError(phase="total", provider=self._running.candidate.name)
+        error.verdict = Verdict.NEUTRAL
+        self._lapsed = error
+        self._running.failed(error)
+
+    async def _next(self) -> StreamEvent | None:
+        running, guard = self._running, self._guard
+        call = running.call
+        if self._lapsed is not None:
+            raise self._interrupted(self._lapsed)
+        started = call.loop.time()
+        guard.take(asyncio.current_task())
+        call.watch.move(guard, self._piece_limit(started))
+        try:
+            event = await anext(self._events, None)
+            if event is not None:
+                self._answer.add(event)
+        except BaseException as exc:
+            idle = call.request.timeouts.idle
+            error = running.fail(exc, guard, "idle", call.loop.time() - started, idle)
+            if isinstance(error, OrchestratorError):
+                error = self._interrupted(error)
+            if error is exc:
+                raise
+            raise error from error.__cause__
+        if guard.expired:
+            guard.settle()
+        self._busy += call.loop.time() - started
+        self._rest()
+        return event
+
+    def _piece_limit(self, at: float) -> float:
+        running = self._running
+        limit = min(at + running.call.request.timeouts.idle, running.call.deadline)
+        own = running.candidate.config.timeout
+        return limit if own is None else min(limit, running.record.started + own)
+
+    def _complete(self) -> Completion:
+        running = self._running
+        try:
+            completion = check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
+        except OrchestratorError as error:
+            running.failed(error)
+            error = self._interrupted(error)
+            raise error from error.__cause__
+        first = running.record.time_to_first_token
+        if first is not None:
+            completion.time_to_first_token = running.record.started + first - running.call.started
+        return running.succeed(completion, self._busy)
+
+    def _interrupted(self, error: OrchestratorError) -> OrchestratorError:
+        if isinstance(error, ContentFilteredError):
+            error.partial = self._answer.text
+            error.attempts = tuple(self._running.call.attempts)
+            return error
+        interrupted = StreamInterruptedError(
+            f"the stream broke after {len(self._answer.text)} characters: {error.message or type(error).__name__}",
+            partial=self._answer.text, provider=self._running.candidate.name, model=self._running.candidate.model,
+            status_code=error.status_code, code=error.code, request_id=error.request_id,
+            retry_after=error.retry_after, attempts=tuple(self._running.call.attempts),
+        )
+        interrupted.__cause__ = error
+        return interrupted
