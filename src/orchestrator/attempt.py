@@ -59,6 +59,8 @@ class Running:
         self.permit = permit
         self.done = False
         self.record = Attempt(candidate.name, candidate.model, len(call.attempts) + 1, at)
+        if not call.attempts or not any(attempt.provider == candidate.name for attempt in call.attempts):
+            candidate.budget.call(at)
         call.attempts.append(self.record)
         if call.listening:
             call.emit(AttemptStarted(at, call.id, self.record.number, candidate.name, candidate.model))

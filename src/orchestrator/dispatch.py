@@ -134,7 +134,7 @@ class Dispatcher:
         if not isinstance(error, RateLimitError) or isinstance(error, QuotaExceededError):
             return False
         tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
-        return tried <= candidate.max_retries
+        return tried <= candidate.max_retries and candidate.afford()
 
     async def _wait(self, call: Call) -> None:
         """Until the first provider that could still answer may be back; raises when that is too late or never."""

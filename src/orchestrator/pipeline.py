@@ -45,7 +45,9 @@ async def answer_from(
         call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
 
     others = partial(others_in, call, candidate)
-    retry = RetryInPlace(policy, random=random, remaining=call.remaining, others_in=others, on_retry=announce)
+    retry = RetryInPlace(
+        policy, random=random, remaining=call.remaining, others_in=others, afford=candidate.afford, on_retry=announce
+    )
     try:
         return await retry.run(first, partial(_attempt, call, candidate))
     except (CircuitOpenError, CapacityError):

@@ -17,6 +17,7 @@ from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import StreamEvent
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit, ProviderBreaker
+from orchestrator.resilience.budget import RetryBudget
 from orchestrator.resilience.deadline import CLEAN_UP, EPSILON
 from orchestrator.resilience.limits import Limits
 
@@ -39,6 +40,7 @@ class Candidate:
         self.breaker = ProviderBreaker(
             pool.breaker_policy, name=config.name, random=pool.random, on_change=self._breaker_changed
         )
+        self.budget = RetryBudget(pool.retry_policy.budget_ratio, pool.retry_policy.budget_floor)
         self.paused_until = -inf
         self.removed = False
         self._pool = pool
@@ -55,6 +57,10 @@ class Candidate:
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
         self.limits = Limits.of(config, view.in_flight, self.limits)
         self._pool.changed()
+
+    def afford(self) -> bool:
+        """Take one retry out of its budget; False when an outage has used that up."""
+        return self.budget.spend(now())
 
     @property
     def max_retries(self) -> int:

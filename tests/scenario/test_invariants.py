@@ -1,4 +1,4 @@
-"""The invariants of the design, one named test each (7, the retry budget, belongs to the limits to come)."""
+"""The invariants of the design, one named test each."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import pytest
 from orchestrator import (
     AuthenticationError,
     Completion,
+    ConnectionFailedError,
     InvalidRequestError,
     MalformedResponseError,
     OrchestratorError,
     ProviderConfig,
+    RateLimitError,
     Router,
     ServerError,
     StreamInterruptedError,
@@ -204,6 +206,29 @@ async def test_6_the_deadline_of_a_call_replaces_the_configured_one():
         await router.route("x", timeout=2)
     assert caught.value.phase == "total"
     assert asyncio.get_running_loop().time() - begun == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize("error", [ServerError("x"), RateLimitError("x", retry_after=0.1)], ids=["500", "429"])
+async def test_7_attempts_are_bounded_by_the_requests_and_the_retry_budget(error):
+    down = mock("a", Fail(error))
+    router = first_available(down, breaker=NEVER_OPEN, timeouts=Timeouts(total=5))
+    calls = []
+    for _ in range(2000):
+        calls.append(asyncio.create_task(router.route("x")))
+        await asyncio.sleep(0.02)
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert len(down.calls) <= 2000 * 1.25 + 10
+
+
+async def test_7_in_a_total_outage_the_breakers_keep_the_wire_quiet():
+    providers = [mock(name, Fail(ConnectionFailedError("x"), delay=0.05)) for name in "abc"]
+    router = first_available(*providers, timeouts=Timeouts(total=1))
+    calls = []
+    for _ in range(2000):
+        calls.append(asyncio.create_task(router.route("x")))
+        await asyncio.sleep(0.01)
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(len(provider.calls) for provider in providers) < 200
 
 
 def run_with_seed(seed: int) -> list[tuple[object, ...]]:

@@ -152,7 +152,8 @@ class RetryPolicy(_Settings):
 
     The n-th wait is drawn from ``U(0, min(max_delay, base_delay * 2**(n-1)))`` seconds (Brooker, "Exponential Backoff
     And Jitter"); Retry-After replaces it. ``patience``: how long a Retry-After, in seconds, is waited for in place
-    although another provider could answer now.
+    although another provider could answer now. In an outage each provider is retried at most
+    ``budget_floor + budget_ratio * calls`` times, counted over the last ten seconds (Finagle's retry budget).
     """
 
     max_retries: int = Field(default=2, ge=0, le=10)
@@ -160,6 +161,8 @@ class RetryPolicy(_Settings):
     max_delay: float = Field(default=5.0, gt=0)
     patience: float = Field(default=0.25, ge=0)
     max_retry_after: float = Field(default=300.0, gt=0, description="a longer Retry-After is taken as this")
+    budget_ratio: float = Field(default=0.2, ge=0, description="retries per call of a provider, at most")
+    budget_floor: float = Field(default=10.0, ge=0, description="retries in about 10 s that are always allowed")
 
 
 class BreakerPolicy(_Settings):

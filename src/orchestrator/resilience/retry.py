@@ -24,7 +24,8 @@ class RetryInPlace:
     ``remaining()`` is the time left in seconds: a wait that would not end before it is refused, so that the request
     can fail over instead of sleeping. ``others_in()`` is the time until another provider could be asked, ``inf`` for
     never: a Retry-After longer than ``policy.patience`` is waited for only if it ends sooner.
-    ``on_retry(error, delay)`` is called before each wait.
+    ``afford()`` takes a retry out of the provider's budget, if there is one left. ``on_retry(error, delay)`` is called
+    before each wait.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class RetryInPlace:
         random: Random,
         remaining: Callable[[], float],
         others_in: Callable[[], float],
+        afford: Callable[[], bool],
         on_retry: Callable[[OrchestratorError, float], None],
     ) -> None:
         self._policy = policy
         self._random = random
         self._remaining = remaining
         self._others_in = others_in
+        self._afford = afford
         self._on_retry = on_retry
         self._delay = 0.0
 
@@ -73,7 +76,7 @@ class RetryInPlace:
 
     def _decide(self, error: BaseException | None, number: int) -> bool:
         delay = self.delay_before(error, number)
-        if delay is None or not isinstance(error, OrchestratorError):
+        if delay is None or not isinstance(error, OrchestratorError) or not self._afford():
             return False
         self._delay = delay
         self._on_retry(error, delay)

@@ -23,10 +23,10 @@ from orchestrator.core.clock import new_random
 from orchestrator.resilience.retry import RetryInPlace
 
 
-def make(policy=None, *, remaining=inf, others_in=inf, seen=None):
+def make(policy=None, *, remaining=inf, others_in=inf, afford=lambda: True, seen=None):
     return RetryInPlace(
         policy or RetryPolicy(max_retries=3), random=new_random(1), remaining=lambda: remaining,
-        others_in=lambda: others_in,
+        others_in=lambda: others_in, afford=afford,
         on_retry=lambda error, delay: seen.append((error, delay)) if seen is not None else None,
     )
 
@@ -88,6 +88,14 @@ async def test_retry_after_is_slept_exactly_and_on_the_loops_clock():
     begun = loop.time()
     assert await make(seen=seen).run(RateLimitError(retry_after=7), again) == pytest.approx(begun + 7)
     assert [delay for _, delay in seen] == [7]
+
+
+async def test_without_budget_there_is_no_retry_and_each_retry_takes_from_it():
+    assert await count_attempts(ServerError(), afford=lambda: False) == 1
+    budget = iter([True, True, False])
+    assert await count_attempts(ServerError(), afford=lambda: next(budget)) == 3
+    untouched = iter([])  # an error that is not retried asks for nothing
+    assert await count_attempts(AuthenticationError(), afford=lambda: next(untouched)) == 1
 
 
 async def test_a_wait_that_ends_after_the_deadline_is_not_begun():
