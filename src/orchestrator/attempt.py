@@ -23,12 +23,12 @@ class Call:
 
     __slots__ = (
         "attempts", "deadline", "emit", "id", "listening", "loop", "request", "spent", "started",
-        "total", "watch", "window",
+        "stream_plain", "total", "watch", "window",
     )
 
     def __init__(
         self, request: Request, *, id: int, timeout: float, loop: asyncio.AbstractEventLoop, watch: Watch,
-        emit: Callable[[Event], None], listening: bool,
+        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False,
     ) -> None:
         self.request = request
         self.id = id
@@ -36,6 +36,7 @@ class Call:
         self.watch = watch
         self.emit = emit
         self.listening = listening
+        self.stream_plain = stream_plain
         self.started = loop.time()
         self.deadline = self.started + timeout
         self.total = request.timeouts.total  # as configured; a caller's own `timeout` blames nobody
@@ -51,13 +52,15 @@ class Call:
 class Running:
     """One attempt under way; gives permit and lease back exactly once, whatever happens."""
 
-    __slots__ = ("call", "candidate", "done", "permit", "record")
+    __slots__ = ("call", "candidate", "done", "permit", "record", "streamed")
 
     def __init__(self, call: Call, candidate: Candidate, permit: Permit, at: float) -> None:
         self.call = call
         self.candidate = candidate
         self.permit = permit
         self.done = False
+        # A plain call may be read as a stream, so that silence is noticed as early as in one.
+        self.streamed = call.request.stream or (call.stream_plain and candidate.provider.streams_usage)
         self.record = Attempt(candidate.name, candidate.model, len(call.attempts) + 1, at)
         if not call.attempts or not any(attempt.provider == candidate.name for attempt in call.attempts):
             candidate.budget.call(at)
@@ -68,7 +71,7 @@ class Running:
     @property
     def opening_phase(self) -> str:
         """Which limit guards the opening."""
-        return "first_token" if self.call.request.stream else "attempt"
+        return "first_token" if self.streamed else "attempt"
 
     def limit(self) -> float:
         """Loop time at which this attempt, or the opening of its stream, has taken too long."""
@@ -78,7 +81,7 @@ class Running:
         """Seconds an attempt, or the opening of its stream, may take."""
         timeouts: Timeouts = self.call.request.timeouts
         own = self.candidate.config.timeout
-        if self.call.request.stream:
+        if self.streamed:
             return timeouts.first_token if own is None else min(own, timeouts.first_token)
         return timeouts.attempt if own is None else own
 

@@ -67,15 +67,18 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     try:
         if not candidate.entered:
             await candidate.enter()
-        if call.request.stream:
-            return await _open(running, guard)
-        answer = check_completion(await candidate.provider.complete(call.request), candidate.name)
+        if running.streamed:
+            stream = await _open(running, guard)
+        else:
+            answer = check_completion(await candidate.provider.complete(call.request), candidate.name)
     except BaseException as exc:
         call.watch.disarm(guard)
         error = running.fail(exc, guard, running.opening_phase, call.loop.time() - at, running.allowed())
         if error is exc:
             raise
         raise error from error.__cause__
+    if running.streamed:
+        return stream if call.request.stream else await stream.whole()
     call.watch.disarm(guard)
     if guard.expired:
         guard.settle()  # it answered although it was cancelled: then the answer counts

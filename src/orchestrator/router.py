@@ -49,7 +49,9 @@ class Router:
 
     ``strategy`` is a name (``round-robin``, ``weighted``, ``random``, ``first-available``, ``least-latency``, or one
     registered by an entry point) or a :class:`RoutingStrategy`. ``listeners`` are called with every event; one that
-    raises changes nothing. ``seed`` makes jitter and random choices repeatable.
+    raises changes nothing. ``stream_plain_calls``: ``route`` and ``complete`` read a stream where the provider tells
+    usage in it, so that the first-token and idle limits guard them too. ``seed`` makes jitter and random choices
+    repeatable.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Router:
         timeouts: Timeouts | None = None,
         listeners: Iterable[Listener] = (),
         failover_on_content_filter: bool = False,
+        stream_plain_calls: bool = False,
         seed: int | None = None,
     ) -> None:
         self._random: Random = new_random(seed)
         self._timeouts = timeouts or Timeouts()
+        self._stream_plain = stream_plain_calls
         self._listeners = tuple(listeners)
         self._strategy = resolve(strategy)
         self._strategy.random = self._random
@@ -221,7 +225,7 @@ class Router:
             self._loop, self._watch = loop, (watch := Watch(loop))
         call = Call(
             request, id=next(self._ids), timeout=timeout, loop=loop, watch=watch, emit=self._emit,
-            listening=bool(self._listeners),
+            listening=bool(self._listeners), stream_plain=self._stream_plain,
         )
         if call.listening:
             self._emit(RequestStarted(call.started, call.id, self._strategy.name, request.stream, request))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from orchestrator.attempt import Running
 from orchestrator.core.accumulate import Accumulator, check_completion
@@ -24,7 +25,7 @@ __all__ = ["LiveStream"]
 class LiveStream:
     """An opened stream: the first event is there, and the rest comes from this provider or not at all."""
 
-    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_running")
+    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_running", "_shown")
 
     def __init__(self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None]) -> None:
         self._running = running
@@ -34,6 +35,7 @@ class LiveStream:
         self._first: StreamEvent | None = None
         self._busy = 0.0
         self._lapsed: TimeoutError | None = None
+        self._shown = True  # what has come is handed to the caller
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
@@ -67,6 +69,16 @@ class LiveStream:
             yield Finished(completion)
         finally:
             await self.aclose()
+
+    async def whole(self) -> Completion:
+        """Read to the end, for a caller who gets nothing before it: what breaks it is a failure like any other."""
+        self._shown = False
+        last = self._first
+        async with aclosing(self.events()) as events:
+            async for event in events:
+                last = event
+        assert isinstance(last, Finished)  # noqa: S101  # or events() has raised; narrows the type
+        return last.completion
 
     async def aclose(self) -> None:
         """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
@@ -153,6 +165,8 @@ class LiveStream:
         return running.succeed(completion, self._busy)
 
     def _interrupted(self, error: OrchestratorError) -> OrchestratorError:
+        if not self._shown:
+            return error
         if isinstance(error, ContentFilteredError):
             error.partial = self._answer.text
             error.attempts = tuple(self._running.call.attempts)

@@ -44,11 +44,12 @@ class Router:
         timeouts: Timeouts | None = None,
         listeners: Iterable[Listener] = (),
         failover_on_content_filter: bool = False,
+        stream_plain_calls: bool = False,
         seed: int | None = None,
     ) -> None:
         self._router = AsyncRouter(
             strategy, providers, retry=retry, breaker=breaker, timeouts=timeouts, listeners=listeners,
-            failover_on_content_filter=failover_on_content_filter, seed=seed,
+            failover_on_content_filter=failover_on_content_filter, stream_plain_calls=stream_plain_calls, seed=seed,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

@@ -86,6 +86,7 @@ scenarios = st.fixed_dictionaries({
     "tpm": st.sampled_from([None, None, 20]),
     "swap_at": st.sampled_from([None, 1.0, 7.0]),
     "seed": st.integers(0, 5),
+    "stream_plain": st.booleans(),
 })
 
 
@@ -153,6 +154,7 @@ async def play(scenario: dict) -> tuple[History, Router]:
     router = Router(
         scenario["strategy"], seed=scenario["seed"], timeouts=TIMES, retry=RetryPolicy(max_retries=1),
         breaker=BreakerPolicy(consecutive_failures=2, break_base=3, ramp=5), listeners=[raising, history.events.append],
+        stream_plain_calls=scenario["stream_plain"],
     )
     for number, script in enumerate(scenario["scripts"]):
         name = "ABC"[number]

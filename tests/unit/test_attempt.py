@@ -26,7 +26,7 @@ from orchestrator import (
 )
 from orchestrator.core.events import AttemptEnded, AttemptOpened
 from orchestrator.providers.base import EVERYTHING, BaseProvider
-from orchestrator.providers.mock import Answer, Fail, Hang
+from orchestrator.providers.mock import Answer, BrokenStream, Fail, Hang
 from support import NEVER_OPEN, NO_RETRY, Echo, first_available, mock, pieces_of, settle
 
 TIMES = Timeouts(connect=1, first_token=4, idle=3, total=100, attempt=20)
@@ -80,6 +80,55 @@ async def test_the_providers_own_timeout_caps_its_attempts():
     assert await elapsed(router.route("x")) == pytest.approx(7, abs=0.01)
     stream = first_available(mock("a", Hang(), timeout=2), timeouts=TIMES).route_stream("x")
     assert await elapsed(anext(stream)) == pytest.approx(2, abs=0.01)
+
+
+async def test_a_plain_call_read_as_a_stream_notices_silence_early_and_fails_over():
+    loop = asyncio.get_running_loop()
+    silent = mock("a", Hang())
+    router = first_available(silent, mock("b"), timeouts=TIMES, stream_plain_calls=True)
+    answer = await router.complete("x")
+    assert (answer.text, answer.attempts[0].error.phase) == ("b", "first_token")
+    assert loop.time() == pytest.approx(4, abs=0.01)
+    stalls = mock("a", Hang(pieces=["half "]))
+    router = first_available(stalls, mock("b"), timeouts=TIMES, stream_plain_calls=True)
+    answer = await router.complete("x")
+    assert (answer.text, answer.attempts[0].error.phase) == ("b", "idle")
+    assert loop.time() == pytest.approx(7, abs=0.01)
+    assert router.snapshot()["a"].in_flight == 0
+
+
+async def test_a_plain_call_read_as_a_stream_gives_the_same_answer_and_more():
+    step = Answer("Hello there", delay=1, pieces=["Hello ", "there"], gap=2, usage=Usage(3, 2))
+    answer = await first_available(mock("a", step), stream_plain_calls=True).complete("x")
+    assert (answer.text, answer.usage, answer.provider) == ("Hello there", Usage(3, 2), "a")
+    assert answer.time_to_first_token == pytest.approx(1, abs=0.01)
+    assert answer.latency == pytest.approx(3, abs=0.01)
+
+
+async def test_a_plain_call_read_as_a_stream_retries_what_a_plain_call_would():
+    broken = [BrokenStream(["half"], ServerError("x")), "whole"]
+    answer = await first_available(mock("a", *broken), stream_plain_calls=True).complete("x")
+    assert answer.text == "whole"
+    assert [type(attempt.error) for attempt in answer.attempts] == [ServerError, type(None)]
+
+
+async def test_a_provider_that_tells_no_usage_in_streams_is_asked_plainly():
+    provider = mock("a")
+    provider.streams_usage = False
+    answer = await first_available(provider, stream_plain_calls=True).complete("x")
+    assert answer.time_to_first_token is None
+
+
+async def test_cancelling_a_plain_call_read_as_a_stream_leaves_nothing():
+    router = first_available(mock("a", Hang(pieces=["half "])), timeouts=TIMES, stream_plain_calls=True)
+    task = asyncio.create_task(router.route("x"))
+    await asyncio.sleep(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert router.snapshot()["a"].in_flight == 0
+    assert router.snapshot()["a"].failures == 0
+    assert len(router._watch) == 0
 
 
 async def test_a_stream_has_a_first_token_limit_and_then_fails_over():

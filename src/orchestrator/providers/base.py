@@ -55,11 +55,14 @@ class BaseProvider:
 
     ``supports`` names the features of a request the provider can carry (see ``Request.needs``); a request that needs
     another one never reaches it. By default: the knobs of ``GenerationParams``, and whole conversations where
-    ``complete`` or ``open_stream`` is implemented. Errors to raise: those of ``orchestrator.errors``; any other
-    exception is taken as this provider's failure.
+    ``complete`` or ``open_stream`` is implemented. ``streams_usage``: its streams come piece by piece and tell usage at
+    their end, so a plain call may be read as a stream (``Router(stream_plain_calls=True)``).
+
+    Errors to raise: those of ``orchestrator.errors``; any other exception is taken as this provider's failure.
     """
 
     supports: ClassVar[frozenset[str]] = PARAMS
+    streams_usage: bool = False
 
     def __init__(self, config: ProviderConfig) -> None:
         cls = type(self)

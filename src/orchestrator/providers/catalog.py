@@ -19,7 +19,8 @@ class Vendor:
     ``base_url`` stands before ``/chat/completions``; ``hosts``, and any host below them, identify the vendor.
     ``key_env`` is the customary environment variable of its key (the library never reads it), None where no key is
     needed. ``supports`` are the features of a request it takes (``Request.needs``); ``max_tokens`` and ``seed`` are
-    its names of these fields. ``stream_options``: usage in a stream must be asked for. ``health`` is joined to
+    its names of these fields. ``stream_options``: usage in a stream must be asked for;
+    ``usage_in_streams``: whether it then comes. ``health`` is joined to
     ``base_url`` as a relative URL. ``nine_character_ids``: ids of tool calls have that form. ``folder``: models and
     calls belong to ``ProviderConfig.folder_id``.
     """
@@ -34,6 +35,7 @@ class Vendor:
     stream_options: bool = True
     max_tokens: str = "max_tokens"
     seed: str = "seed"
+    usage_in_streams: bool = True
     health: str = "models"
     nine_character_ids: bool = False
     folder: bool = False
@@ -63,7 +65,8 @@ _ROWS = (
     ),
     Vendor(
         "yandex", "https://ai.api.cloud.yandex.net/v1", ("api.cloud.yandex.net",), "YANDEX_API_KEY", "yandexgpt-lite",
-        supports=EVERYTHING - {"stop", "seed", "top_p", "json_object"}, stream_options=False, folder=True,
+        supports=EVERYTHING - {"stop", "seed", "top_p", "json_object"}, stream_options=False, usage_in_streams=False,
+        folder=True,
     ),
     Vendor("vllm", "http://localhost:8000/v1", health="../health"),
     # Its list of models is answered even while the model is still loading.

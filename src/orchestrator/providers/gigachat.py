@@ -40,6 +40,7 @@ class GigaChatProvider(NativeProvider):
     whose own fields override it. ``random`` draws the ids of the token requests.
     """
 
+    streams_usage = True
     supports: ClassVar[frozenset[str]] = wire.SUPPORTS
 
     _credentials: tuple[str | None, ...] = ()

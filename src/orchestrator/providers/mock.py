@@ -122,6 +122,7 @@ class MockProvider(BaseProvider):
     ``calls`` holds every request that came.
     """
 
+    streams_usage = True
     supports: ClassVar[frozenset[str]] = EVERYTHING
 
     def __init__(

@@ -69,6 +69,7 @@ class OpenAICompatibleProvider(BaseProvider):
         base = base.rstrip("/") + "/"
         self._model = _model(config, vendor)
         self._vendor = vendor
+        self.streams_usage = vendor.usage_in_streams
         self.supports = vendor.supports  # type: ignore[misc]  # an attribute of the class elsewhere, here of the vendor
         self._url = urljoin(base, "chat/completions")
         self._health_url = urljoin(base, vendor.health)

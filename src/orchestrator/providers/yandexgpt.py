@@ -31,6 +31,7 @@ class YandexGPTProvider(NativeProvider):
     again every hour, and once when the token is refused.
     """
 
+    streams_usage = True
     supports: ClassVar[frozenset[str]] = wire.SUPPORTS
 
     def __init__(

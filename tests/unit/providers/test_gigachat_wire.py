@@ -320,6 +320,9 @@ class TestStream:
     def test_what_follows_done_is_not_read(self):
         assert streamed(chunk({"content": "a"}, finish_reason="stop"), "[DONE]", "{")[:-1] == [TextDelta("a")]
 
+    def test_events_without_data_are_skipped(self):
+        assert streamed("", chunk({"content": "a"}), "", chunk({}, finish_reason="stop"), "")[:-1] == [TextDelta("a")]
+
     def test_without_done_a_finish_reason_ends_it_too(self):
         assert isinstance(streamed(chunk({"content": "a"}, finish_reason="length"))[-1], Finished)
 

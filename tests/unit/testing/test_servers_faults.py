@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -108,6 +109,7 @@ async def test_a_status_may_have_any_body_message_and_headers():
     ("seconds", {"retry-after": "2.5"}),
     ("milliseconds", {"retry-after-ms": "2500"}),
     ("reset", {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2.5s"}),
+    ("epoch", {"x-ratelimit-remaining": "0"}),
 ])
 async def test_a_rate_limit_tells_the_wait_in_each_form(form, headers):
     outcome = await fetch(faults.RateLimited(2.5, form), MEMORY, stream=False)
@@ -118,8 +120,28 @@ async def test_a_rate_limit_tells_the_wait_in_each_form(form, headers):
 async def test_a_rate_limit_may_tell_a_date_or_nothing():
     outcome = await fetch(faults.RateLimited(60, "date"), MEMORY, stream=False)
     assert parsedate_to_datetime(outcome.headers["retry-after"])
+    outcome = await fetch(faults.RateLimited(60, "epoch"), MEMORY, stream=False)
+    assert float(outcome.headers["x-ratelimit-reset"]) > 1_700_000_000
     outcome = await fetch(faults.RateLimited(None), MEMORY, stream=False)
     assert not any("retry" in name or "ratelimit" in name for name in outcome.headers)
+
+
+async def test_a_rate_limit_may_tell_the_wait_in_its_body():
+    outcome = await fetch(faults.RateLimited(2.5, "prose"), MEMORY, stream=False)
+    assert outcome.json["error"]["message"].endswith("try again in 2.5s.")
+    outcome = await fetch(faults.RateLimited(2.5, "details"), MEMORY, stream=True)
+    assert outcome.status == 429
+    assert [detail["retryDelay"] for detail in outcome.json["error"]["details"]] == ["2.5s"]
+
+
+@EVERYWHERE
+@BOTH
+async def test_a_good_answer_may_have_other_headers(how, stream):
+    told = {"x-ratelimit-remaining-requests": "0", "content-type": "text/plain"}
+    outcome = await fetch(faults.Headers(told), how, stream=stream)
+    assert (outcome.status, outcome.error) == (200, None)
+    assert told.items() <= dict(outcome.headers).items()
+    assert (outcome.said if stream else outcome.json["choices"][0]["message"]["content"]) == ANSWER
 
 
 @EVERYWHERE
@@ -167,6 +189,20 @@ async def test_silence_after_the_first_token(how):
 async def test_a_connection_may_end_before_an_answer(how, stream, reset, error):
     outcome = await fetch(faults.Disconnect(reset=reset), how, stream=stream)
     assert (outcome.status, outcome.error) == (None, error)
+
+
+@EVERYWHERE
+@BOTH
+async def test_the_answer_may_be_no_http(how, stream):
+    outcome = await fetch(faults.NoHttp(), how, stream=stream)
+    assert (outcome.status, outcome.error) == (None, httpx.RemoteProtocolError)
+
+
+@EVERYWHERE
+@pytest.mark.parametrize(("after", "said"), [(0, ""), (2, "Один два ")])
+async def test_a_body_may_go_on_in_no_http(how, after, said):
+    outcome = await fetch(faults.NoHttp(after), how, stream=True)
+    assert (outcome.status, outcome.said, outcome.error) == (200, said, httpx.RemoteProtocolError)
 
 
 @EVERYWHERE
@@ -248,6 +284,36 @@ async def test_bytes_may_come_one_by_one(how, stream):
     assert (outcome.said if stream else outcome.json["choices"][0]["message"]["content"]) == ANSWER
 
 
+async def test_bytes_may_drip():
+    outcome = await fetch(faults.Split(100, delay=3), MEMORY, stream=True)
+    assert outcome.said == ANSWER
+    assert asyncio.get_running_loop().time() >= len(outcome.body) // 100 * 3
+
+
+@BOTH
+async def test_bytes_may_come_before_the_body(stream):
+    outcome = await fetch(faults.Before(), MEMORY, stream=stream)
+    assert outcome.body.startswith(b"\xef\xbb\xbfdata: {" if stream else b"\xef\xbb\xbf{")
+    outcome = await fetch(faults.Before(b"\n\n"), MEMORY, stream=stream)
+    assert (outcome.said if stream else outcome.json["choices"][0]["message"]["content"]) == ANSWER
+
+
+async def test_comments_may_stand_between_events_and_never_in_a_plain_answer():
+    outcome = await fetch(faults.Comments(), MEMORY, stream=True)
+    assert outcome.said == ANSWER
+    assert outcome.body.count(b": keep-alive\n\n") == outcome.body.count(b"data: ")
+    assert (await fetch(faults.Comments(b"data: \n\n"), MEMORY, stream=True)).body.startswith(b"data: \n\n")
+    assert (await fetch(faults.Comments(), MEMORY, stream=False)).json["choices"][0]["message"]["content"] == ANSWER
+
+
+@EVERYWHERE
+async def test_a_small_body_may_inflate_to_a_large_one(how):
+    outcome = await fetch(faults.Bomb(3_000_000), how, stream=False)
+    assert outcome.headers["content-encoding"] == "gzip"
+    assert len(outcome.body) < 20_000
+    assert gzip.decompress(outcome.body) == b" " * 3_000_000
+
+
 async def test_a_split_body_tears_characters_apart():
     server = SimulatedProvider("openai", answer=ANSWER)
     server.fail_next(faults.Split(3))
@@ -324,3 +390,26 @@ async def test_yandex_tells_an_error_inside_a_stream_in_its_own_way_and_idles_wi
             assert await anext(response.aiter_raw()) == b"\n"
     assert json.loads(first)["result"]["alternatives"][0]["message"]["text"] == "Один "
     assert json.loads(error)["error"]["httpCode"] == 500
+
+
+async def test_yandex_may_rewrite_its_text_in_the_last_line():
+    server = SimulatedProvider("yandex", answer=ANSWER)
+    server.fail_next(faults.Altered(last="Раз"))
+    body = {
+        "modelUri": f"gpt://{server.config().folder_id}/m", "completionOptions": {"stream": True},
+        "messages": [{"role": "user", "text": "Hi"}],
+    }
+    async with httpx.AsyncClient(transport=server.transport()) as client:
+        reply = await client.post(
+            f"{server.base_url}/completion", json=body, headers={"authorization": f"Api-Key {server.api_key}"})
+    texts = [json.loads(line)["result"]["alternatives"][0]["message"]["text"] for line in reply.text.splitlines()]
+    assert texts == ["Один ", "Один два ", ANSWER, "Раз"]
+
+
+async def test_gigachats_tokens_may_expire_while_an_answer_is_on_its_way():
+    server = SimulatedProvider("gigachat", answer=ANSWER)
+    server.fail_next(faults.TokensExpire())
+    provider = server.provider()
+    assert [await provider.generate("Hi") for _ in range(2)] == [ANSWER, ANSWER]
+    kinds = [request.path.rpartition("/")[2] for request in server.requests]
+    assert kinds == ["oauth", "completions", "completions", "oauth", "completions"]
