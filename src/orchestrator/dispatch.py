@@ -35,6 +35,10 @@ __all__ = ["Dispatcher"]
 
 _log = logging.getLogger("orchestrator")
 SHORTEST_WAIT = 0.001  # seconds: whoever is refused although the clock says "now" looks again after this
+_NAMED = {
+    "messages": "a conversation (messages), only a single prompt",
+    "context_window": "a request of this length (context_window)",
+}
 
 
 class Dispatcher:
@@ -165,7 +169,8 @@ class Dispatcher:
                                     "the router has no providers; add one with add_provider()")
         missing = {c.name: c.provider.unsupported(call.request) or "context_window" for c in enabled}
         return InvalidRequestError(
-            "no provider can carry this request: " + ", ".join(f"{name} lacks {what}" for name, what in missing.items())
+            "no provider can carry this request: "
+            + ", ".join(f"{name} does not take {_NAMED.get(what, what)}" for name, what in missing.items())
         )
 
     def _unavailable(self, call: Call, coming: Sequence[Candidate], at: float) -> OrchestratorError:

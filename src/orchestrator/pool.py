@@ -91,7 +91,8 @@ class Candidate:
         if self.removed:
             return CapacityError("it has left the router", provider=self.name, model=self.model)
         if self.breaker.wait_time() > 0:
-            return CircuitOpenError("the circuit is open", provider=self.name, model=self.model, retry_after=when)
+            why = "isolated by hand" if self.breaker.phase == "isolated" else "the circuit is open"
+            return CircuitOpenError(why, provider=self.name, model=self.model, retry_after=when)
         why = "paused, as it asked for" if self.paused_until > at else "at the limit set for it"
         return CapacityError(why, provider=self.name, model=self.model, retry_after=when)
 
@@ -370,8 +371,8 @@ class Pool:
 
 def _check(provider: object) -> None:
     if not isinstance(provider, BaseProvider):
-        kind = provider if isinstance(provider, type) else type(provider)
-        raise TypeError(f"a provider is an instance of BaseProvider, not {kind.__name__}")
+        shown = f"the class {provider.__name__}" if isinstance(provider, type) else type(provider).__name__
+        raise TypeError(f"a provider is an instance of BaseProvider, not {shown}")
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

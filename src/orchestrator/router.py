@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from orchestrator.attempt import Call
 from orchestrator.core.clock import Random, new_random, now
@@ -42,16 +42,18 @@ _log = logging.getLogger("orchestrator")
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Tool | Mapping[str, Any]]
+Policy = TypeVar("Policy", RetryPolicy, BreakerPolicy, Timeouts)
 
 
 class Router:
     """Routes prompts over providers: failover, retries, breakers, one deadline; plain and streamed alike.
 
     ``strategy`` is a name (``round-robin``, ``weighted``, ``random``, ``first-available``, ``least-latency``, or one
-    registered by an entry point) or a :class:`RoutingStrategy`. ``listeners`` are called with every event; one that
-    raises changes nothing. ``stream_plain_calls``: ``route`` and ``complete`` read a stream where the provider tells
-    usage in it, so that the first-token and idle limits guard them too. ``seed`` makes jitter and random choices
-    repeatable.
+    registered by an entry point) or a :class:`RoutingStrategy`. ``retry``, ``breaker`` and ``timeouts`` are policies;
+    what is left out has its defaults. ``listeners`` are called with every event; one that raises changes nothing.
+    ``failover_on_content_filter``: what one provider's content policy refused, another is asked.
+    ``stream_plain_calls``: ``route`` and ``complete`` read a stream where the provider tells usage in it, so that the
+    first-token and idle limits guard them too. ``seed`` makes jitter and random choices repeatable.
     """
 
     def __init__(
@@ -68,13 +70,15 @@ class Router:
         seed: int | None = None,
     ) -> None:
         self._random: Random = new_random(seed)
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts = _policy("timeouts", timeouts, Timeouts)
         self._stream_plain = stream_plain_calls
         self._listeners = tuple(listeners)
         self._strategy = resolve(strategy)
         self._strategy.random = self._random
-        policy = retry or RetryPolicy()
-        self._pool = Pool(breaker=breaker or BreakerPolicy(), retry=policy, random=self._random, emit=self._emit)
+        policy = _policy("retry", retry, RetryPolicy)
+        self._pool = Pool(
+            breaker=_policy("breaker", breaker, BreakerPolicy), retry=policy, random=self._random, emit=self._emit
+        )
         self._dispatcher = Dispatcher(
             self._pool, self._strategy, policy=policy, random=self._random,
             failover_on_content_filter=failover_on_content_filter,
@@ -83,11 +87,17 @@ class Router:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watch: Watch | None = None
+        if isinstance(providers, BaseProvider):
+            raise TypeError(f"providers is {type(providers).__name__}; expected a list: providers=[...]")
         for provider in providers:
             self.add_provider(provider)
 
     async def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
-        """The text that answers ``prompt``; ``timeout`` seconds for everything, else ``Timeouts.total``."""
+        """The text that answers ``prompt``; ``timeout`` seconds for everything, else ``Timeouts.total``.
+
+        Raises an :class:`OrchestratorError`: ``InvalidRequestError`` for the caller's fault, else the error that all
+        attempts share, or ``AllProvidersFailedError``.
+        """
         return (await self.complete(prompt, params, timeout=timeout)).text
 
     async def route_stream(
@@ -109,7 +119,11 @@ class Router:
         tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
         response_format: ResponseFormat | Mapping[str, Any] | None = None,
     ) -> Completion:
-        """The whole answer to a prompt or to a conversation (a list of messages), with all that is known about it."""
+        """The whole answer to a prompt or to a conversation (a list of messages), with all that is known about it.
+
+        Messages, ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's dicts or our own types; a provider
+        that cannot carry one of them is not asked. Limits and errors are those of :meth:`route`.
+        """
         request = self._request(prompt, params, tools, tool_choice, response_format, stream=False)
         call = self._begin(request, timeout)
         try:
@@ -251,3 +265,12 @@ class Router:
     def _check_open(self) -> None:
         if self._closed:
             raise RouterClosedError("the router is closed; make a new one")
+
+
+def _policy(field: str, value: object, kind: type[Policy]) -> Policy:
+    """The policy that was given, or its defaults."""
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        raise TypeError(f"{field} is {value!r}; expected {kind.__name__}(...) of: {', '.join(kind.model_fields)}")
+    return value

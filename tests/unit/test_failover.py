@@ -138,6 +138,15 @@ async def test_a_provider_with_its_own_retry_helper_runs_it_once_when_routed():
     assert calls == 3  # the router's own retries, not 3 x 3
 
 
+async def test_calls_earn_the_retries_and_without_them_a_failure_fails_over_at_once():
+    busy = mock("a", *["a"] * 10, Fail(ServerError("x")), "a", Fail(ServerError("x")))
+    router = first_available(busy, mock("b"), retry=RetryPolicy(budget_ratio=0.05, budget_floor=0), breaker=NEVER_OPEN)
+    assert [await router.route("x") for _ in range(10)] == ["a"] * 10
+    assert await router.route("x") == "a"  # the calls before have earned a retry
+    assert await router.route("x") == "b"  # and it is spent
+    assert len(busy.calls) == 13
+
+
 async def test_retry_after_pauses_that_provider_for_everybody():
     limited = mock("a", Fail(RateLimitError("x", retry_after=30)), "a")
     events: list[object] = []
@@ -310,7 +319,7 @@ async def test_an_empty_pool_and_a_disabled_one_say_what_is_missing():
 async def test_a_feature_nobody_has_is_named_and_one_somebody_has_goes_there():
     echo = Echo(ProviderConfig(name="echo"))
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "x"}]
-    with pytest.raises(InvalidRequestError, match="echo lacks messages"):
+    with pytest.raises(InvalidRequestError, match="echo does not take a conversation"):
         await first_available(echo).complete(conversation)
     answer = await first_available(echo, mock("b")).complete(conversation, GenerationParams(seed=1))
     assert answer.provider == "b"

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from orchestrator import (
+    CircuitOpenError,
     Completion,
     Finished,
     GenerationParams,
@@ -22,7 +23,7 @@ from orchestrator import (
     Usage,
 )
 from orchestrator.core.events import ProviderAdded, ProviderRemoved, RequestStarted
-from orchestrator.providers.mock import Answer, Hang
+from orchestrator.providers.mock import Answer, Hang, MockProvider
 from support import Echo, first_available, mock, pieces_of, settle
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -47,6 +48,16 @@ async def test_an_answer_tells_model_latency_and_attempts():
     assert answer.time_to_first_token is None
     assert answer.attempts[0].duration == pytest.approx(2, abs=0.01)
     assert (answer.attempts[0].number, answer.attempts[0].error) == (1, None)
+
+
+async def test_the_model_is_the_configured_one_unless_the_provider_names_another():
+    class Named(Echo):
+        async def complete(self, request):
+            return Completion("x", model=None if request.prompt == "plain" else "said-by-the-service")
+
+    router = first_available(Named(ProviderConfig(name="a", model="configured")))
+    assert (await router.complete("plain")).model == "configured"
+    assert (await router.complete("x")).model == "said-by-the-service"
 
 
 async def test_everything_asked_reaches_the_provider():
@@ -84,8 +95,8 @@ async def test_a_prompt_may_come_with_tools_too():
     [
         (("",), "prompt is empty"),
         (([],), "messages is empty"),
-        ((None,), "messages is NoneType; expected a list"),
-        ((5,), "messages is int; expected a list"),
+        ((None,), "prompt is missing; expected a text or a list of messages"),
+        ((5,), "prompt is int; expected a text or a list of messages"),
         (([{"role": "robot", "content": "x"}],), "messages[0].role is 'robot'; expected one of system, user"),
         (([{"role": "user", "content": 5}],), "messages[0].content is int; expected a text or a list of parts"),
         (([{"role": "user", "text": "x"}],), "unknown key 'text'; known: role, content"),
@@ -97,6 +108,30 @@ async def test_bad_input_is_named_with_what_is_allowed(arguments, says):
     with pytest.raises(InvalidRequestError) as caught:
         await first_available(mock("a")).complete(*arguments)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"timeouts": 5}, "timeouts is 5; expected Timeouts(...) of: connect, first_token"),
+        ({"retry": 3}, "retry is 3; expected RetryPolicy(...) of: max_retries"),
+        ({"breaker": False}, "breaker is False; expected BreakerPolicy(...) of: enabled"),
+        ({"providers": mock("a")}, "providers is MockProvider; expected a list"),
+        ({"providers": [MockProvider]}, "an instance of BaseProvider, not the class MockProvider"),
+        ({"strategy": [mock("a")]}, "by name: providers=[...]"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_argument_of_the_wrong_kind_is_named_with_what_is_expected(arguments, says):
+    with pytest.raises(TypeError) as caught:
+        Router(**arguments)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("config", ["giga", {"name": "giga"}, None], ids=repr)
+def test_a_provider_says_that_it_needs_a_config(config):
+    with pytest.raises(TypeError, match=r"expected ProviderConfig\(name="):
+        MockProvider(config)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
@@ -158,6 +193,10 @@ async def test_a_provider_can_be_taken_out_and_let_in_by_hand():
     assert router.snapshot()["a"].breaker == "isolated"
     router.reset("a")
     assert await router.route("x") == "a"
+    for name in "ab":
+        router.isolate(name)
+    with pytest.raises(CircuitOpenError, match="isolated by hand"):
+        await router.route("x", timeout=1)
     for verb in (router.isolate, router.reset):
         with pytest.raises(ValueError, match="no provider named 'z'; names: a, b"):
             verb("z")
@@ -263,14 +302,15 @@ def test_one_router_serves_one_event_loop_after_the_other():
 
 
 async def test_the_snapshot_counts():
-    router = first_available(mock("a", Answer("x", delay=2, usage=Usage(5, 3))))
+    paid = Completion("x", usage=Usage(5, 3), cost=0.25)
+    router = first_available(mock("a", Answer(paid, delay=2)))
     waiting = [asyncio.create_task(router.route("x")) for _ in range(3)]
     await asyncio.sleep(1)
     assert router.snapshot()["a"].in_flight == 3
     await asyncio.gather(*waiting)
     snapshot = router.snapshot()["a"]
     assert (snapshot.in_flight, snapshot.requests, snapshot.failures) == (0, 3, 0)
-    assert (snapshot.prompt_tokens, snapshot.completion_tokens) == (15, 9)
+    assert (snapshot.prompt_tokens, snapshot.completion_tokens, snapshot.cost) == (15, 9, 0.75)
     assert snapshot.latency_p50 == pytest.approx(2, rel=0.1)
     assert snapshot.paused_until is None
 

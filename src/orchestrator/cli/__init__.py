@@ -16,7 +16,7 @@ def main() -> None:
     missing = [name for name in _NEEDS if find_spec(name) is None]
     if missing:
         sys.stderr.write(
-            f"The command line needs {' and '.join(missing)}, which is not installed. "
+            f"The command line needs {' and '.join(missing)}: not installed here. "
             "Run: pip install 'resilient-orchestrator[cli]'\n"
         )
         raise SystemExit(1)

@@ -60,7 +60,7 @@ def ask(  # noqa: PLR0917  # options, which typer gives by name
     system: Annotated[str | None, typer.Option(help="A system message.", metavar="TEXT")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, metavar="0-2")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit of the answer's length.")] = None,
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for everything.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.001, metavar="S", help="Seconds for everything.")] = None,
     no_stream: Annotated[bool, typer.Option("--no-stream", help="Wait for the whole answer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     plain: Plain = False,

@@ -240,7 +240,7 @@ class ContentFilteredError(InvalidRequestError):
 
 
 class ModelNotFoundError(ProviderError):
-    """No such model at this provider."""
+    """No such model at this provider (404): its name, or the account's right to it, is wrong."""
 
     fault = Fault.CREDENTIALS
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 def parse_messages(value: object) -> tuple[Message, ...]:
     """A conversation from a list of dicts (OpenAI's shape) or :class:`Message` objects."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise _wrong("prompt", value, "a text or a list of messages")
     return _each("messages", value, _message, Message, empty="messages is empty")
 
 
@@ -168,4 +170,6 @@ def _known(where: str, item: Mapping[str, Any], keys: Sequence[str]) -> None:
 def _wrong(where: str, value: object, allowed: str) -> InvalidRequestError:
     # The value itself may be the user's text: only its kind, or a short plain word, is shown.
     shown = repr(value) if isinstance(value, str) and len(value) <= 32 else type(value).__name__
+    if value is None:
+        shown = "missing"
     return InvalidRequestError(f"{where} is {shown}; expected {allowed}")

@@ -8,7 +8,7 @@ import json
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from http.cookiejar import CookieJar
@@ -87,10 +87,22 @@ class WireStream:
         return self._bounded(self._limits.stream, "stream")
 
     async def read(self) -> bytes:
-        """The whole body, at most ``WireLimits.body`` bytes."""
+        """The whole body, at most ``WireLimits.body`` bytes; of an error's, what came of its beginning."""
+        if self.status >= 300:
+            return await self._read_beginning()
         async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
             parts = [chunk async for chunk in chunks]
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_beginning(self) -> bytes:
+        beginning = b""
+        with suppress(ProviderError):  # the status says enough: a cut body must not make another error of it
+            async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
+                async for chunk in chunks:
+                    beginning += chunk
+                    if len(beginning) >= _STEP:
+                        break
+        return beginning
 
     async def _bounded(self, limit: int, what: str) -> AsyncGenerator[bytes, None]:
         left = limit

@@ -70,6 +70,8 @@ class BaseProvider:
             raise TypeError(
                 f"{cls.__name__} must implement one of generate, generate_stream, complete or open_stream"
             )
+        if not isinstance(config, ProviderConfig):
+            raise TypeError(f"config is {type(config).__name__}; expected ProviderConfig(name=..., ...)")
         self.config = config
         self.logger = logging.getLogger(f"orchestrator.providers.{config.name}")
         self.routed = False

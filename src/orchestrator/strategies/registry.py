@@ -57,6 +57,8 @@ def _instance(value: object, what: str) -> RoutingStrategy:
     if isinstance(value, RoutingStrategy):
         return value
     shown = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+    hint = ". The providers come second, or by name: providers=[...]" if isinstance(value, list | tuple) else ""
     raise TypeError(
         f"{what} is {shown}; expected a name ({', '.join(BUILT_IN)}) or a subclass or an instance of RoutingStrategy"
+        f"{hint}"
     )

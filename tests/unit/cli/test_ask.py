@@ -149,6 +149,12 @@ def test_an_unknown_strategy_is_refused_with_the_known_ones(command):
     assert "least-latency" in result.stderr
 
 
+def test_a_timeout_of_nothing_is_refused_as_an_option(command):
+    result = command("x", "--timeout", "0", providers=[mock("openai")])
+    assert result.exit_code == 2
+    assert "Invalid value for '--timeout'" in result.stderr
+
+
 def test_a_half_configured_provider_is_named_and_left_out(monkeypatch):
     monkeypatch.setenv("YANDEX_API_KEY", "not-a-real-key")
     monkeypatch.delenv("YANDEX_FOLDER_ID", raising=False)

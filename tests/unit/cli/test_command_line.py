@@ -29,7 +29,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch, capsys):
         cli.main()
     assert end.value.code == 1
     said = capsys.readouterr().err
-    assert "needs typer," in said
+    assert "needs typer:" in said
     assert "pip install 'resilient-orchestrator[cli]'" in said
 
 

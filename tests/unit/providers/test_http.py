@@ -82,6 +82,16 @@ async def test_a_body_is_bounded_while_it_is_read():
     assert len(await body_of(streamed(b"x" * 60, b"x" * 40), limits=SMALL)) == 100
 
 
+@pytest.mark.parametrize("status", [307, 401, 503])
+async def test_of_an_errors_body_what_came_of_its_beginning_is_enough(status):
+    cut = Chunks(b'{"err', httpx.ReadError("reset"))
+    assert await body_of(httpx.Response(status, stream=cut)) == b'{"err'
+    endless = Chunks(*[b"x" * 2**15] * 1000)
+    assert await body_of(httpx.Response(status, stream=endless)) == b"x" * 2**16
+    assert (endless.taken, endless.closed, cut.closed) == (2, 1, 1)
+    assert await body_of(httpx.Response(status, headers={"content-encoding": "br"}, stream=Chunks(b"x"))) == b""
+
+
 async def test_a_stream_is_bounded_in_all():
     http, _ = client(streamed(*[b"x" * 30] * 1000), limits=SMALL)
     received: list[bytes] = []
