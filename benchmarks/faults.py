@@ -42,7 +42,7 @@ SUBJECTS = {  # name: heading, the requirements file that makes its environment
     "openai": ("openai SDK, one provider", "requirements"),
 }
 SETTINGS = {  # what each was told, and what it cannot be told
-    "orchestrator": "every limit; retries as by default",
+    "orchestrator": "every limit, failover_on_content_filter=True; retries as by default",
     "litellm": "timeout=1.5, stream_timeout=1, LITELLM_MAX_STREAMING_DURATION_SECONDS=3, num_retries=0, all kinds of "
     "fallbacks; no limit for the whole call, none for a plain answer or a token but the time between two bytes",
     "langchain": "timeout=1.5 (streams: 1), stream_chunk_timeout=1, max_retries=0; no limit for the whole call, none "
