@@ -101,8 +101,8 @@ class Running:
     def _late(self, phase: str, waited: float, allowed: float) -> TimeoutError:
         at_deadline = self.call.remaining() <= EPSILON
         error = TimeoutError(
-            f"no answer within {waited:.3g} s", phase="total" if at_deadline else phase,
-            provider=self.candidate.name, model=self.candidate.model,
+            "the request's deadline passed" if at_deadline else f"no answer within {waited:.3g} s",
+            phase="total" if at_deadline else phase, provider=self.candidate.name, model=self.candidate.model,
         )
         # Cut by the request's deadline before it had a fair chance: the caller was in a hurry, or others used up
         # the time. Half of what it is normally given counts as fair.

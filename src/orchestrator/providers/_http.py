@@ -20,6 +20,7 @@ import httpx
 
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import MalformedResponseError, OrchestratorError, ProviderError, TimeoutError
+from orchestrator.providers._connections import aclose, watch_connections
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
 from orchestrator.providers._sse import LINE_LIMIT
@@ -199,7 +200,7 @@ class HttpClient:
         try:
             yield WireStream(response, self._limits, self._config)
         finally:
-            await response.aclose()
+            await aclose(response)
 
     async def _open(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: httpx.Timeout
@@ -265,13 +266,13 @@ class _NoCookies(CookieJar):
 
 
 def _new_client(verify: ssl.SSLContext) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
+    return watch_connections(httpx.AsyncClient(
         verify=verify,
         timeout=None,  # noqa: S113  # every call brings its own
         follow_redirects=False,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
         cookies=_NoCookies(),
-    )
+    ))
 
 
 def _tls(config: ProviderConfig) -> ssl.SSLContext:

@@ -93,7 +93,7 @@ class SSEDecoder:
     def _event(self) -> ServerSentEvent:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
-        return ServerSentEvent(data.decode(errors="replace"), self._name)
+        return ServerSentEvent(_text(data), self._name)
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
@@ -117,9 +117,17 @@ class NDJSONDecoder:
 
     def feed(self, chunk: bytes) -> list[str]:
         """The texts that ``chunk`` completes; :class:`MalformedResponseError` when a line is longer than the limit."""
-        return [line.decode(errors="replace") for line in self._lines.feed(chunk) if line.strip()]
+        return [_text(line) for line in self._lines.feed(chunk) if line.strip()]
 
     def finish(self) -> list[str]:
         """The last text, if no line end followed it."""
         line = self._lines.rest()
-        return [line.decode(errors="replace")] if line.strip() else []
+        return [_text(line)] if line.strip() else []
+
+
+def _text(data: bytes | bytearray) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        # Replaced characters would pass for the answer.
+        raise MalformedResponseError("the stream is not UTF-8") from None

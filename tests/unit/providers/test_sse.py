@@ -66,8 +66,9 @@ def test_characters_split_between_chunks_are_whole_again():
     assert data(*(text[i : i + 1] for i in range(len(text)))) == ["привет 🐘"]
 
 
-def test_bytes_that_are_no_utf_8_are_replaced():
-    assert data(b"data: a\xffb\n\n") == ["a\ufffdb"]
+def test_bytes_that_are_no_utf_8_are_no_answer():
+    with pytest.raises(MalformedResponseError, match="not UTF-8"):
+        data(b"data: a\xffb\n\n")
 
 
 @pytest.mark.parametrize("chunks", [
