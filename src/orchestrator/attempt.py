@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
+from orchestrator.candidate import Candidate
 from orchestrator.core.config import Timeouts
 from orchestrator.core.errors import OrchestratorError, TimeoutError, Verdict
 from orchestrator.core.events import AttemptEnded, AttemptStarted, Event, Outcome
 from orchestrator.core.types import Attempt, Completion, Request
-from orchestrator.pool import Candidate
 from orchestrator.providers._errors import wrap_foreign
 from orchestrator.resilience.breaker import Permit
 from orchestrator.resilience.deadline import EPSILON, Guard, Watch

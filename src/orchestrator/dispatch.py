@@ -8,6 +8,7 @@ from itertools import islice
 from math import inf
 
 from orchestrator.attempt import Call
+from orchestrator.candidate import Candidate
 from orchestrator.core.clock import Random
 from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import (
@@ -26,7 +27,7 @@ from orchestrator.core.events import FailedOver, Waiting
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Completion
 from orchestrator.pipeline import answer_from
-from orchestrator.pool import Candidate, Pool
+from orchestrator.pool import Pool
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.stream import LiveStream

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from functools import partial
 
 from orchestrator.attempt import Call, Running
+from orchestrator.candidate import Candidate
 from orchestrator.core.accumulate import check_completion
 from orchestrator.core.clock import Random
 from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, Retry
 from orchestrator.core.events import RetryScheduled
 from orchestrator.core.types import Completion
-from orchestrator.pool import Candidate
 from orchestrator.resilience.deadline import Guard
 from orchestrator.resilience.retry import RetryInPlace
 from orchestrator.stream import LiveStream

@@ -20,7 +20,7 @@ BROAD_EXCEPTS = {
     "pipeline._open": "closes the stream on the way out, and raises again",
     "stream.LiveStream._next": "the boundary, for the pieces after the first",
     "stream.LiveStream.close": "nobody is left who could handle a failing close",
-    "pool.Candidate.close": "nobody is left who could handle a failing close",
+    "candidate.Candidate.close": "nobody is left who could handle a failing close",
     "dispatch.Dispatcher._order": "a strategy of the user's that raises must not cost the answer",
     "resilience.circuit.quietly": "calls what others wrote: a listener or a storage that raises changes nothing",
     "router.Router.complete": "ends the request's record, and raises again",
