@@ -59,20 +59,26 @@ class Dispatcher:
         """Ask one candidate after the other until one answers or the deadline comes."""
         at = call.started
         while True:
-            views = self._pool.ready(at)
-            if call.spent or call.request.needs:
-                views = [view for view in views if self._eligible(call, view.name)]
-            for candidate in self._in_order(call, views):
+            candidates = self._in_order(call, self._ready(call, at))
+            for candidate in candidates:
                 try:
-                    return await answer_from(
-                        call, candidate, policy=self._policy, random=self._random, others_in=self._others_in
-                    )
+                    return await self._answer(call, candidate)
                 except OrchestratorError as error:
                     self._give_up(call, candidate, error)
                 if call.remaining() <= 0:
                     break
             await self._wait(call)
             at = call.loop.time()
+
+    async def _answer(self, call: Call, candidate: Candidate) -> Completion | LiveStream:
+        return await answer_from(call, candidate, policy=self._policy, random=self._random, others_in=self._others_in)
+
+    def _ready(self, call: Call, at: float) -> Sequence[CandidateView]:
+        """Who would be admitted now and could answer this request."""
+        views = self._pool.ready(at)
+        if call.spent or call.request.needs:
+            views = [view for view in views if self._eligible(call, view.name)]
+        return views
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
         order = self._order(call, views)
