@@ -1,4 +1,4 @@
-"""What an outage, a black hole and a storm of cancellations cost, with the real router at its defaults, in virtual time.
+"""What an outage, a black hole and a storm of cancellations cost: the real router at its defaults, in virtual time.
 
     python benchmarks/outage.py [--write]
 
