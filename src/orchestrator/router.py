@@ -72,7 +72,7 @@ class Router:
         self._random: Random = new_random(seed)
         self._timeouts = _policy("timeouts", timeouts, Timeouts)
         self._stream_plain = stream_plain_calls
-        self._listeners = tuple(listeners)
+        self._listeners = _callables(listeners)
         self._strategy = resolve(strategy)
         self._strategy.random = self._random
         policy = _policy("retry", retry, RetryPolicy)
@@ -231,7 +231,7 @@ class Router:
         self._check_open()
         if timeout is None:
             timeout = self._timeouts.total
-        elif not (isinstance(timeout, int | float) and timeout > 0):
+        elif isinstance(timeout, bool) or not (isinstance(timeout, int | float) and timeout > 0):
             raise InvalidRequestError(f"timeout is {timeout!r}; expected a number of seconds above 0")
         loop = asyncio.get_running_loop()
         watch = self._watch
@@ -265,6 +265,14 @@ class Router:
     def _check_open(self) -> None:
         if self._closed:
             raise RouterClosedError("the router is closed; make a new one")
+
+
+def _callables(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    given = tuple(listeners)
+    for listener in given:
+        if not callable(listener):
+            raise TypeError(f"listeners holds {listener!r}; expected functions of one event")
+    return given
 
 
 def _policy(field: str, value: object, kind: type[Policy]) -> Policy:

@@ -119,6 +119,7 @@ async def test_bad_input_is_named_with_what_is_allowed(arguments, says):
         ({"providers": mock("a")}, "providers is MockProvider; expected a list"),
         ({"providers": [MockProvider]}, "an instance of BaseProvider, not the class MockProvider"),
         ({"strategy": [mock("a")]}, "by name: providers=[...]"),
+        ({"listeners": ["log"]}, "listeners holds 'log'; expected functions of one event"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -134,7 +135,7 @@ def test_a_provider_says_that_it_needs_a_config(config):
         MockProvider(config)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), True])
 async def test_a_timeout_must_be_a_time(timeout):
     with pytest.raises(InvalidRequestError, match="timeout"):
         await first_available(mock("a")).route("x", timeout=timeout)
