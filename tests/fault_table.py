@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from orchestrator import (
@@ -22,7 +23,8 @@ from orchestrator import (
     TimeoutError,
 )
 from orchestrator.testing import faults as f
-from orchestrator.testing._exchange import Reply
+from orchestrator.testing._exchange import Piece, Reply
+from orchestrator.testing._fault import BodyFault
 
 ANSWER = "Один два три"
 VENDORS = ("openai", "gigachat", "yandex")
@@ -62,6 +64,41 @@ class Both(f.Fault):
 
     async def __call__(self, reply: Reply) -> Reply:
         return await self.second(await self.first(reply))
+
+
+@dataclass(frozen=True)
+class Replaced(BodyFault):
+    """In each piece of the body the first ``old`` is replaced."""
+
+    old: bytes = b"{"
+    new: bytes = b"{"
+
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
+            async for piece in pieces:
+                yield Piece(piece.kind, piece.data.replace(self.old, self.new, 1))
+
+
+@dataclass(frozen=True)
+class Encoded(BodyFault):
+    """Not UTF-8."""
+
+    charset: str
+
+    async def _stream(self, reply: Reply) -> AsyncGenerator[Piece, None]:
+        async with aclosing(reply.pieces()) as pieces:
+            async for piece in pieces:
+                yield Piece(piece.kind, piece.data.decode().encode(self.charset))
+
+
+def field_first(text: str) -> Replaced:
+    """Each JSON object begins with this field."""
+    return Replaced(b"{", f"{{{text},".encode())
+
+
+def called(content_type: str) -> f.Headers:
+    """The content type is said to be another."""
+    return f.Headers({"content-type": content_type})
 
 
 @dataclass(frozen=True)
@@ -193,8 +230,15 @@ FALSE = [
     Case("last line rewrites", f.Altered(last="Раз два три"), *NO_FINISH, vendors=["yandex"]),
     Case("last line goes on", f.Altered(last=f"{ANSWER} четыре"), Whole(), Whole(f"{ANSWER} четыре"),
          vendors=["yandex"]),
-    Case("SSE called JSON", f.Headers({"content-type": "application/json"}), Whole(), MalformedResponseError,
-         but={"gigachat": (Whole(), Whole()), "yandex": (Whole(), Whole())}),
+    Case("an integer of 5000 digits", field_first(f'"n": {"1" * 5000}'), MalformedResponseError),
+    Case("a raw null byte", field_first('"n": "\0"'), MalformedResponseError),
+    Case("a field nested deep", field_first(f'"n": {"[" * 200 + "]" * 200}'), MalformedResponseError),
+    Case("a field nested abysmally", field_first(f'"n": {"[" * 50_000 + "]" * 50_000}'), MalformedResponseError),
+    Case("a header of 70 KB", f.Headers({"x-filler": "x" * 70_000}), MalformedResponseError),
+    Case("a header of 1 MB", f.Headers({"x-filler": "x" * 1_000_000}), MalformedResponseError),
+    Case("5000 headers", f.Headers({f"x-filler-{n}": "" for n in range(5000)}), MalformedResponseError),
+    Case("UTF-16", Encoded("utf-16"), Whole(), MalformedResponseError),
+    Case("a charset of one byte", Encoded("cp1251"), MalformedResponseError),
     Case("endless", f.Endless(0, chunk=2**20), MalformedResponseError),
     after_one("endless after the first piece", f.Endless(1, chunk=2**20), MalformedResponseError),
     Case("zip bomb", f.Bomb(40 * 2**20), MalformedResponseError, vendors=["openai"]),
@@ -213,7 +257,19 @@ ODDITIES = [
     odd("cut at its limit", f.Altered(finish="length")), odd("tokens expire meanwhile", f.TokensExpire()),
     odd("rate limits told", f.Headers({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "60s",
                                        "x-ratelimit-limit-tokens": "none", "retry-after": "30"})),
-    odd("another content type", f.Headers({"content-type": "application/octet-stream"})),
+    odd("another content type", called("application/octet-stream")), odd("called JSON", called("application/json")),
+    odd("called SSE", called("text/event-stream")), odd("called text", called("text/plain")),
+    odd("called HTML", called("text/html")), odd("no content type", called("")),
+    odd("called Latin-1", called("application/json; charset=latin-1")),
+    odd("called UTF-16", called("text/event-stream; charset=utf-16")),
+    odd("an unknown charset", called("application/json; charset=x-unknown")),
+    odd("a field twice", field_first('"x": 1, "x": [2]')),
+    odd("a field nested", field_first(f'"n": {"[" * 90 + "]" * 90}')),
+    odd("numbers beyond", field_first('"a": 1e999, "b": -1e999, "c": NaN, "d": Infinity, "e": 1e-999')),
+    odd("a large integer", field_first(f'"n": {"1" * 4000}')), odd("a null character", field_first('"n": "\\u0000"')),
+    odd("half a pair in a field", field_first('"n": "\\ud83d", "m": "\\ude00"')),
+    odd("300 headers", f.Headers({f"x-filler-{n}": "x" for n in range(300)})),
+    odd("many blank lines before", f.Before(b"\r\n" * 10_000)),
 ]
 
 CASES = [*REFUSALS, *SILENCE, *BROKEN, *FALSE, *ODDITIES]

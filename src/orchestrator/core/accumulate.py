@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from orchestrator.core.errors import ContentFilteredError, MalformedResponseError
+from orchestrator.core.surrogates import Halves, whole
 from orchestrator.core.types import (
     Completion,
     Finished,
     ReasoningDelta,
+    Restarted,
     StreamEvent,
     TextDelta,
     ToolCall,
@@ -16,42 +18,85 @@ from orchestrator.core.types import (
     Usage,
 )
 
-__all__ = ["Accumulator", "check_completion"]
+__all__ = ["MAX_ARGUMENTS", "MAX_CALLS", "MAX_EVENTS", "MAX_TEXT", "Accumulator", "check_completion"]
+
+
+MAX_TEXT = 16 * 1024 * 1024
+MAX_EVENTS = 1024 * 1024
+MAX_CALLS = 10_000
+MAX_ARGUMENTS = 16 * 1024 * 1024
+
+_EVENT = MAX_TEXT // MAX_EVENTS
 
 
 class Accumulator:
-    """Collects the events of one stream."""
+    """Collects the events of one stream, of whatever provider.
 
-    __slots__ = ("_calls", "_finished", "_reasoning", "_text")
+    Refused with :class:`MalformedResponseError` are more than ``MAX_TEXT`` characters of text and reasoning together
+    (each event counts as 16 more: at most ``MAX_EVENTS``), ``MAX_CALLS`` tool calls, and ``MAX_ARGUMENTS`` characters
+    of those. Half a surrogate pair
+    at the end of a text piece is taken out of the piece and put before the next one; without a next one it is dropped.
+    """
+
+    __slots__ = ("_arguments", "_calls", "_finished", "_halves", "_reasoning", "_room", "_text")
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
-        self._calls: dict[int, ToolCall] = {}
+        self._calls: dict[int, _Call] = {}
         self._finished: Completion | None = None
+        self._halves: Halves | None = None
+        self._room = MAX_TEXT
+        self._arguments = 0
 
     def add(self, event: StreamEvent) -> None:
         """Take the next event."""
-        if isinstance(event, TextDelta) and isinstance(event.text, str):
-            self._text.append(event.text)
+        if isinstance(event, TextDelta) and isinstance(text := event.text, str):
+            # What is printable holds no half either; most pieces are one or the other, and this is asked of each.
+            if self._halves is not None or not (text.isascii() or text.isprintable()):
+                event.text = text = self._joined(text)
+            self._text.append(text)
+            self._room -= len(text) + _EVENT
         elif isinstance(event, ReasoningDelta) and isinstance(event.text, str):
             self._reasoning.append(event.text)
+            self._room -= len(event.text) + _EVENT
         elif isinstance(event, ToolCallDelta) and isinstance(event.arguments, str) and isinstance(event.index, int):
             self._add_call(event)
+            self._room -= _EVENT
         elif isinstance(event, Finished) and isinstance(event.completion, Completion):
             self._finished = event.completion
+        elif isinstance(event, Restarted):
+            self._text, self._reasoning, self._calls, self._halves = [], [], {}, None
         else:
             raise MalformedResponseError(f"the stream yielded {_fault(event)}")
+        if self._room < 0:
+            raise MalformedResponseError(
+                f"the stream is longer than {MAX_TEXT} characters, each event counted as {_EVENT} more"
+            )
+
+    def _joined(self, text: str) -> str:
+        halves = self._halves
+        if halves is None:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                halves = self._halves = Halves()
+            else:
+                return text
+        return halves.join(text)
 
     def _add_call(self, delta: ToolCallDelta) -> None:
-        known = self._calls.get(delta.index)
-        if known is None:
-            self._calls[delta.index] = ToolCall(delta.id or "", delta.name or "", delta.arguments)
-        else:
-            self._calls[delta.index] = replace(
-                known, id=delta.id or known.id, name=delta.name or known.name,
-                arguments=known.arguments + delta.arguments,
-            )
+        call = self._calls.get(delta.index)
+        if call is None:
+            if len(self._calls) >= MAX_CALLS:
+                raise MalformedResponseError(f"the stream has more than {MAX_CALLS} tool calls")
+            call = self._calls[delta.index] = _Call()
+        call.id = delta.id or call.id
+        call.name = delta.name or call.name
+        call.arguments.append(delta.arguments)
+        self._arguments += len(delta.arguments)
+        if self._arguments > MAX_ARGUMENTS:
+            raise MalformedResponseError(f"the tool calls of the stream are longer than {MAX_ARGUMENTS} characters")
 
     @property
     def text(self) -> str:
@@ -71,26 +116,54 @@ class Accumulator:
         # A copy: a provider may end every stream with the same object.
         return replace(
             done, text=done.text or self.text, reasoning=done.reasoning or "".join(self._reasoning),
-            tool_calls=done.tool_calls or tuple(self._calls[index] for index in sorted(self._calls)),
+            tool_calls=done.tool_calls or tuple(self._calls[index].whole() for index in sorted(self._calls)),
         )
 
 
-def check_completion(completion: object, provider: str) -> Completion:
+class _Call:
+    """A tool call whose arguments are still coming."""
+
+    __slots__ = ("arguments", "id", "name")
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.name = ""
+        self.arguments: list[str] = []
+
+    def whole(self) -> ToolCall:
+        return ToolCall(self.id, self.name, "".join(self.arguments))
+
+
+def check_completion(completion: object, provider: str, *, may_be_empty: bool = False) -> Completion:
     """The completion itself if it is an answer; else the error it stands for.
 
-    An empty text without a tool call is an answer only when the model ran into its token limit.
+    An empty text without a tool call is an answer only when the model ran into its token limit, or if it
+    ``may_be_empty``: the end of an answer that was there before. What UTF-8 cannot carry
+    is replaced in place.
     """
     if not isinstance(completion, Completion) or not isinstance(completion.text, str):
         raise MalformedResponseError(f"the provider returned {_kind(completion)}, not a text", provider=provider)
+    if not completion.text.isascii() or completion.reasoning or completion.tool_calls:
+        _make_encodable(completion)
     if completion.usage is not None or completion.cost is not None:
         _check_numbers(completion, provider)
     if completion.finish_reason == "content_filter":
         raise ContentFilteredError("the provider's content filter stopped the answer", provider=provider,
                                    model=completion.model)
-    if not completion.text and not completion.tool_calls and completion.finish_reason != "length":
+    if not (completion.text or completion.tool_calls or completion.finish_reason == "length" or may_be_empty):
         raise MalformedResponseError("the provider returned an empty answer", provider=provider,
                                      model=completion.model)
     return completion
+
+
+def _make_encodable(completion: Completion) -> None:
+    completion.text = whole(completion.text)
+    if isinstance(completion.reasoning, str):
+        completion.reasoning = whole(completion.reasoning)
+    if any(not (call.id + call.name + call.arguments).isascii() for call in completion.tool_calls):
+        completion.tool_calls = tuple(
+            ToolCall(whole(call.id), whole(call.name), whole(call.arguments)) for call in completion.tool_calls
+        )
 
 
 def _check_numbers(completion: Completion, provider: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.providers.base import BaseProvider, GenerationParams, ProviderConfig
 
 if TYPE_CHECKING:
+    from orchestrator.providers._limits import WireLimits
     from orchestrator.providers.function import FunctionProvider
     from orchestrator.providers.gigachat import GigaChatProvider
     from orchestrator.providers.mock import MockProvider
@@ -22,6 +23,7 @@ __all__ = [
     "MockProvider",
     "OpenAICompatibleProvider",
     "ProviderConfig",
+    "WireLimits",
     "YandexGPTProvider",
 ]
 
@@ -30,6 +32,7 @@ _MODULES = {
     "GigaChatProvider": "gigachat",
     "MockProvider": "mock",
     "OpenAICompatibleProvider": "openai_compatible",
+    "WireLimits": "_limits",
     "YandexGPTProvider": "yandexgpt",
 }
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.core.errors import InvalidRequestError, MalformedResponseError, ProviderError
+from orchestrator.core.surrogates import whole
 from orchestrator.core.types import Message, ResponseFormat, Tool, ToolCall
 from orchestrator.providers._errors import error_from_payload
+from orchestrator.providers._failure import clean
+from orchestrator.providers._json import UnreadableError, read_json
+from orchestrator.providers._limits import LIMITS, WireLimits
 
 __all__ = ["Source", "arguments_object", "count", "described_schema", "function", "speaker_name", "tool_name"]
 
@@ -24,11 +28,16 @@ class Source:
     provider: str
     model: str
     request_id: str | None = None
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    limits: WireLimits = LIMITS
 
     def malformed(self, message: str) -> MalformedResponseError:
         """The error for a reply that is none."""
         return MalformedResponseError(message, provider=self.provider, model=self.model, request_id=self.request_id)
+
+    def quoted(self, value: object) -> str:
+        """The beginning of what a provider sent where one of a few words was expected."""
+        return repr(clean(str(value), self.secrets)[:64])
 
     def told_error(self, payload: object) -> ProviderError:
         """The error that stands in a reply with a success status."""
@@ -52,15 +61,18 @@ class Source:
             raise self.malformed("a tool call names no tool")
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
-            arguments = json.dumps(arguments or {}, ensure_ascii=False)
-        return ToolCall(call_id, name, arguments)
+            arguments = json.dumps(arguments or {}, ensure_ascii=False)  # not too deep, as `parse` looked at it
+        if len(arguments) > self.limits.arguments:
+            raise self.malformed(f"the arguments of a tool call are longer than {self.limits.arguments} characters")
+        return ToolCall(call_id, whole(name), whole(arguments))
 
     def parse(self, text: str) -> dict[str, Any]:
         """The JSON object that one event of a stream is."""
         try:
-            payload = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise self.malformed("an event of the stream is no JSON") from error
+            payload = read_json(text, self.limits)
+        except UnreadableError as error:
+            text = ""
+            raise self.malformed(f"an event of the stream {error}") from None
         if not isinstance(payload, dict):
             raise self.malformed("an event of the stream is no JSON object")
         return payload
@@ -113,4 +125,5 @@ def count(value: object) -> int:
     """A number of tokens, sent as a number or as text; 0 for anything else."""
     if isinstance(value, str) and len(value) < 20 and value.isdecimal():
         return int(value)
-    return max(value, 0) if isinstance(value, int) else 0
+    # No count of tokens is larger; what is, is nonsense, and could not even be added to a number with a fraction.
+    return value if isinstance(value, int) and 0 <= value < 2**53 else 0

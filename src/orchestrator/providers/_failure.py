@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
+
+from orchestrator.core.surrogates import whole
+from orchestrator.providers._json import UnreadableError, read_json
 
 __all__ = ["EMPTY", "Failure", "clean", "read_body", "read_payload"]
 
@@ -54,11 +56,11 @@ class Failure:
 
 def read_body(status: int, body: bytes) -> Failure:
     """The failure in the body of an error status: JSON of any shape, HTML, text, nothing."""
-    text = body[:_READ].decode(errors="replace").strip()
+    text = body[:_READ].decode("utf-8-sig", errors="replace").strip()
     if text.startswith(("{", "[", '"')):
         try:
-            payload = json.loads(text)
-        except (ValueError, RecursionError):
+            payload = read_json(text)
+        except UnreadableError:
             payload = text
         return read_payload(payload, status)
     if text.startswith("<"):
@@ -83,10 +85,10 @@ def read_payload(payload: object, status: int | None = None) -> Failure:
 
 def clean(text: str, secrets: Iterable[str | None] = ()) -> str:
     """``text`` in one line of bounded length, without ``secrets`` and whatever else looks like a key."""
-    text = " ".join(text[: 8 * _SHOWN].split())
+    text = " ".join(whole(text[: 8 * _SHOWN]).split())
     for secret in secrets:
-        if secret and len(secret) >= 4:
-            text = text.replace(secret, "***")
+        if secret and len(secret) >= 4:  # in any case: a code is put into lower case
+            text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
     text = re.sub(_KEY_LIKE, "***", text)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
@@ -96,8 +98,8 @@ def _message(error: Mapping[str, object]) -> str:
     metadata = error.get("metadata")
     raw = metadata.get("raw") if isinstance(metadata, Mapping) else None
     if isinstance(raw, str) and raw.lstrip().startswith("{"):
-        with suppress(ValueError, RecursionError):
-            raw = json.loads(raw)
+        with suppress(UnreadableError):
+            raw = read_json(raw)
     cause = _text(raw)
     return f"{message}: {cause}" if message and cause else message or cause
 

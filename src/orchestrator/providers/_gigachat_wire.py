@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from orchestrator.core.errors import InvalidRequestError
+from orchestrator.core.surrogates import Halves, whole
 from orchestrator.core.types import (
     Completion,
     Finished,
@@ -161,7 +162,7 @@ def decode(payload: object, source: Source) -> Completion:
     call = _call(message, source)
     return Completion(
         source.text(message, "content"),
-        model=source.text(payload, "model") or source.model,
+        model=whole(source.text(payload, "model")) or source.model,
         provider=source.provider,
         finish_reason=_finish_reason(choice.get("finish_reason") or "stop", source, called=call is not None),
         usage=_usage(payload.get("usage")),
@@ -175,16 +176,25 @@ def decode(payload: object, source: Source) -> Completion:
 class StreamDecoder:
     """Turns the bytes of a stream into its events; ``done`` when nothing more is to come."""
 
-    __slots__ = ("_called", "_frames", "_model", "_reason", "_source", "_usage", "done")
+    __slots__ = (
+        "_called", "_frames", "_halves", "_model", "_reason", "_source", "_thoughts", "_usage", "done",
+    )
 
     def __init__(self, source: Source) -> None:
-        self._frames = SSEDecoder()
+        self._frames = SSEDecoder(source.limits.line, source.limits.events)
         self._source = source
+        self._halves = Halves()
+        self._thoughts = Halves()
         self._model = source.model
         self._reason: str | None = None
         self._usage: Usage | None = None
         self._called = False
         self.done = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens told so far."""
+        return self._usage
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """What the next bytes carry."""
@@ -204,7 +214,7 @@ class StreamDecoder:
             self._usage = _usage(payload["usage"]) or self._usage
         if choice is None:
             return []
-        self._model = source.text(payload, "model") or self._model
+        self._model = whole(source.text(payload, "model")) or self._model
         self._reason = choice.get("finish_reason") or self._reason
         # The usage comes with the finish reason: once both are here, a missing [DONE] is not waited for.
         self.done = self._reason is not None and self._usage is not None
@@ -213,10 +223,12 @@ class StreamDecoder:
 
     def _pieces(self, delta: dict[str, Any]) -> list[StreamEvent]:
         pieces: list[StreamEvent] = []
-        reasoning = self._source.text(delta, "reasoning_content")
+        reasoning = self._thoughts.join(self._source.text(delta, "reasoning_content"))
         if reasoning:
             pieces.append(ReasoningDelta(reasoning))
         text = self._source.text(delta, "content")
+        if self._halves.held or not text.isascii():
+            text = self._halves.join(text)
         if text and self._reason != "blacklist":  # that text is the filter's, not the model's
             pieces.append(TextDelta(text))
         call = _call(delta, self._source)
@@ -231,6 +243,8 @@ class StreamDecoder:
         if self._reason is None:
             raise source.malformed("the stream ended without a finish reason: the answer is cut")
         reason = _finish_reason(self._reason, source, called=self._called)
+        if self._halves.held:
+            yield TextDelta(self._halves.rest())
         yield Finished(Completion(
             "", model=self._model, provider=source.provider, finish_reason=reason, usage=self._usage,
             request_id=source.request_id,
@@ -253,13 +267,13 @@ def _call(message: dict[str, Any], source: Source) -> ToolCall | None:
     function_call = message.get("function_call")
     if function_call is None:
         return None
-    return source.call(source.text(message, "functions_state_id") or "call_0", function_call)
+    return source.call(whole(source.text(message, "functions_state_id")) or "call_0", function_call)
 
 
 def _finish_reason(reason: object, source: Source, *, called: bool) -> FinishReason:
     known = _FINISH.get(reason) if isinstance(reason, str) else None
     if known is None:
-        raise source.malformed(f"the answer was ended by {reason!r}")
+        raise source.malformed(f"the answer was ended by {source.quoted(reason)}")
     return "tool_calls" if called and known == "stop" else known
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import json
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from http.cookiejar import CookieJar
 from importlib import metadata
+from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,26 +24,15 @@ from orchestrator.core.errors import MalformedResponseError, OrchestratorError, 
 from orchestrator.providers._connections import aclose, watch_connections
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
-from orchestrator.providers._sse import LINE_LIMIT
+from orchestrator.providers._json import UnreadableError, read_json
+from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator.providers._secret import SecretHeaders
 
 __all__ = ["LIMITS", "HttpClient", "WireLimits", "WireResponse", "WireStream", "parse_json"]
 
-_MIB = 1024 * 1024
 _STEP = 64 * 1024
 # What sending and reading may raise; RuntimeError is httpx's word for "closed" and for a body read twice.
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError)
-
-
-@dataclass(frozen=True, slots=True)
-class WireLimits:
-    """Bytes that may come from a provider: a whole body, one line or event of a stream, a whole stream."""
-
-    body: int = 32 * _MIB
-    line: int = LINE_LIMIT
-    stream: int = 64 * _MIB
-
-
-LIMITS = WireLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +40,26 @@ class WireResponse:
     """A response read to its end, whatever its status."""
 
     status: int
-    headers: httpx.Headers
-    body: bytes
+    headers: httpx.Headers = field(repr=False)
+    body: bytes = field(repr=False)
 
-    def json(self) -> Any:  # noqa: ANN401  # JSON
+    def json(self, limits: WireLimits = LIMITS) -> Any:  # noqa: ANN401  # JSON
         """The body as JSON; :class:`MalformedResponseError` when it is none."""
-        return parse_json(self.body, self.headers.get("content-type", ""))
+        return parse_json(self.body, self.headers.get("content-type", ""), limits=limits)
 
 
 def parse_json(
-    body: bytes, content_type: str = "", *, provider: str | None = None, model: str | None = None
+    body: bytes, content_type: str = "", *, provider: str | None = None, model: str | None = None,
+    limits: WireLimits = LIMITS,
 ) -> Any:  # noqa: ANN401  # JSON
-    """``body`` as JSON; the error names its type and size and shows none of it."""
+    """``body`` as JSON, whatever charset is said to be its; the error names its type and size and shows none of it."""
     try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as exc:
+        return read_json(body, limits)
+    except UnreadableError as exc:
         kind = content_type.partition(";")[0].strip()[:64] or "no content type"
-        raise MalformedResponseError(
-            f"the body is not JSON ({kind}, {len(body)} bytes)", provider=provider, model=model
-        ) from exc
+        text = f"the body {exc} ({kind}, {len(body)} bytes)"
+        body = b""  # a traceback keeps, and some tools show, what the locals are
+        raise MalformedResponseError(text, provider=provider, model=model) from None
 
 
 class WireStream:
@@ -92,8 +83,20 @@ class WireStream:
         if self.status >= 300:
             return await self._read_beginning()
         async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
-            parts = [chunk async for chunk in chunks]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            return await self.read_on(b"", chunks)
+
+    async def read_on(self, head: bytes, chunks: AsyncGenerator[bytes, None]) -> bytes:
+        """``head`` and the chunks that follow it, at most ``WireLimits.body`` bytes."""
+        whole = BytesIO()  # does not show what it holds, which a traceback would of a list
+        left = self._limits.body - whole.write(head)
+        try:
+            async for chunk in chunks:
+                left -= whole.write(chunk)
+                if left < 0:
+                    raise self._malformed(f"the body is longer than {self._limits.body} bytes")
+        finally:
+            head = chunk = b""
+        return whole.getvalue()
 
     async def _read_beginning(self) -> bytes:
         beginning = b""
@@ -115,13 +118,17 @@ class WireStream:
                     if left < 0:
                         raise self._malformed(f"the {what} is longer than {limit} bytes")
                     yield piece
+                    if inflate is not None:  # one chunk may hold a thousand pieces, and others are waiting
+                        await asyncio.sleep(0)
             if inflate is not None and not inflate.eof:
                 raise self._malformed("the compressed body was cut")
         except zlib.error as exc:
-            raise self._malformed("the body is not what its content-encoding says") from exc
+            raise self._malformed("the body is not what its content-encoding says") from exc.with_traceback(None)
         except _FOREIGN as exc:
             error = error_from_transport(exc, provider=self._who.name, model=self._who.model, in_body=True)
             raise error from error.__cause__
+        finally:
+            chunk = piece = b""  # a traceback keeps the locals, and this may be the key, sent back
 
     def _source(self) -> httpx.AsyncByteStream:
         if self._response.is_stream_consumed:  # read, and decoded, by a transport or hook of the user's client
@@ -198,6 +205,7 @@ class HttpClient:
         """
         response = await self._open(method, url, headers, body, httpx.Timeout(None, connect=connect, read=read))
         try:
+            self._check_size_of(response.headers, response.status_code)
             yield WireStream(response, self._limits, self._config)
         finally:
             await aclose(response)
@@ -213,19 +221,25 @@ class HttpClient:
             error = error_from_transport(exc, provider=self._config.name, model=self._config.model)
             raise error from error.__cause__
 
+    def _check_size_of(self, headers: httpx.Headers, status: int) -> None:
+        # Here too: h11 takes 100 KB, the transport of an injected client may take anything. 4 is for ": " and CRLF.
+        raw = headers.raw
+        if sum(map(len, chain.from_iterable(raw))) + 4 * len(raw) > self._limits.headers:
+            raise MalformedResponseError(
+                f"the headers are longer than {self._limits.headers} bytes",
+                provider=self._config.name, model=self._config.model, status_code=status,
+            )
+
     def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        merged = {"user-agent": _user_agent(), "accept-encoding": "identity"}
-        for name, value in headers.items():
-            merged[name.lower()] = value
-        for name, value in self._config.headers.items():
-            merged[name.lower()] = value
-        for value in merged.values():
-            # httpx would say so too, but with the value, which may be a key, in its message.
-            if not value.isascii() or not value.isprintable():
-                raise ProviderError(
-                    "api_key or a header holds characters that no HTTP header may hold (a line break?)",
-                    provider=self._config.name, model=self._config.model,
-                )
+        merged = SecretHeaders({"user-agent": _user_agent(), "accept-encoding": "identity"})
+        merged.update((name.lower(), value) for name, value in headers.items())
+        merged.update((name.lower(), value) for name, value in self._config.headers.items())
+        # httpx would say so too, but with the value, which may be a key, in its message.
+        if not all(value.isascii() and value.isprintable() for value in merged.values()):
+            raise ProviderError(
+                "api_key or a header holds characters that no HTTP header may hold (a line break?)",
+                provider=self._config.name, model=self._config.model,
+            )
         return merged
 
     def _client(self) -> httpx.AsyncClient:

@@ -8,7 +8,6 @@ from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -16,16 +15,19 @@ from orchestrator.core.accumulate import check_completion
 from orchestrator.core.clock import now
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError, TimeoutError
-from orchestrator.core.types import Completion, Request, StreamEvent
+from orchestrator.core.types import Completion, Request, StreamEvent, Usage
 from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
+from orchestrator.providers._limits import WireLimits
 from orchestrator.providers._oauth import TokenHolder
 from orchestrator.providers._openai_wire import encode_body
+from orchestrator.providers._secret import Secret, SecretBytes, SecretHeaders
+from orchestrator.providers._usage import carry_usage
 from orchestrator.providers.base import BaseProvider
 from orchestrator.providers.openai_compatible import ALONE, DRAIN, PROBE
 
-__all__ = ["Decoder", "NativeProvider", "http_url"]
+__all__ = ["Decoder", "NativeProvider"]
 
 T = TypeVar("T")
 
@@ -34,6 +36,10 @@ class Decoder(Protocol):
     """Turns the bytes of one stream into its events."""
 
     done: bool
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens told so far."""
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """What the next bytes carry."""
@@ -49,11 +55,14 @@ class NativeProvider(BaseProvider):
     _health_url: str
     _model: str
     _headers: Mapping[str, str]
+    _secrets: tuple[Secret, ...]  # what no message may show
     _tokens: TokenHolder | None = None  # None: the key itself is in the headers
 
-    def __init__(self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None) -> None:
+    def __init__(self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None, limits: WireLimits) -> None:
         super().__init__(config)
-        self._http = HttpClient(config, http_client=http_client)
+        self._limits = limits
+        self._client = http_client
+        self._http = HttpClient(config, http_client=http_client, limits=limits)
         self._configure()
         config.on_change(self._configure)
 
@@ -90,10 +99,16 @@ class NativeProvider(BaseProvider):
     async def _complete(self, request: Request) -> Completion:
         async with AsyncExitStack() as stack:
             reply, source = await self._open(request, stack, stream=False)
+            body = SecretBytes(await reply.read())
+        try:
             payload = parse_json(
-                await reply.read(), reply.headers.get("content-type", ""), provider=self.name, model=self._model
+                body, reply.headers.get("content-type", ""), provider=self.name, model=self._model, limits=self._limits
             )
-        return check_completion(self._decode(payload, source), self.name)
+            answer = self._decode(payload, source)
+        except ProviderError as error:
+            payload = None
+            raise error.with_traceback(None) from None  # the frames below hold the body, which may repeat a key
+        return check_completion(answer, self.name)
 
     async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
         """The answer piece by piece, ``Finished`` last."""
@@ -102,47 +117,57 @@ class NativeProvider(BaseProvider):
                 lambda: self._within(self._limit(), self._open(request, stack, stream=True))
             )
             decoder = self._decoder(source)
+            stack.push(carry_usage(decoder))
             chunks = await stack.enter_async_context(aclosing(self._capped(reply.chunks())))
-            async for chunk in chunks:
-                for event in decoder.feed(chunk):
+            chunk = event = None
+            try:
+                async for chunk in chunks:
+                    for event in decoder.feed(chunk):
+                        yield event
+                    if decoder.done:
+                        await _drain(chunks)
+                        break
+                for event in decoder.finish():
                     yield event
-                if decoder.done:
-                    await _drain(chunks)
-                    break
-            for event in decoder.finish():
-                yield event
+            except ProviderError as error:
+                del chunk, event  # what a provider sends may repeat a key, and tools show locals
+                raise error.with_traceback(None) from error.__cause__
 
     async def _open(self, request: Request, stack: AsyncExitStack, *, stream: bool) -> tuple[WireStream, Source]:
         """The successful response, left open on ``stack``."""
         field = self.unsupported(request)
         if field is not None:
             raise InvalidRequestError(f"{field}: {self.name} does not take it", provider=self.name)
-        body = encode_body(self._encode(request, stream=stream))
+        try:
+            body = encode_body(self._encode(request, stream=stream))
+        except InvalidRequestError as error:
+            raise error.with_traceback(None) from None  # the frames below hold the prompt
         limit = self._limit() if stream else None
         async with AsyncExitStack() as opening:
             reply, token = await self._send(
                 opening, "POST", self._url, body=body, connect=request.timeouts.connect, read=limit
             )
-            secrets = tuple(secret for secret in (self.config.api_key, token) if secret)
+            self._report_rate_limits(reply.headers)
+            secrets = (*self._secrets, token) if token else self._secrets
             if not _is_success(reply.status):
                 raise error_from_response(
                     reply.status, reply.headers, await reply.read(), provider=self.name, model=self._model,
                     secrets=secrets,
                 )
             await stack.enter_async_context(opening.pop_all())
-        return reply, Source(self.name, self._model, request_id(reply.headers), secrets)
+        return reply, Source(self.name, self._model, request_id(reply.headers), secrets, self._limits)
 
     async def _send(
         self, stack: AsyncExitStack, method: str, url: str, *, body: bytes | None = None,
         connect: float | None = None, read: float | None = None,
-    ) -> tuple[WireStream, str]:
+    ) -> tuple[WireStream, Secret]:
         """The response and the token that got it. A token that is refused is renewed, once."""
         renewed = False
         while True:
-            token, headers = "", self._headers
+            token, headers = Secret(), self._headers
             if self._tokens is not None:
                 token = await self._tokens.get()
-                headers = {**headers, "authorization": f"Bearer {token}"}
+                headers = SecretHeaders({"authorization": f"Bearer {token}", **headers})  # the URL's own one wins
             async with AsyncExitStack() as opening:
                 reply = await opening.enter_async_context(
                     self._http.stream(method, url, headers=headers, body=body, connect=connect, read=read)
@@ -206,14 +231,6 @@ async def _drain(chunks: AsyncGenerator[bytes, None]) -> None:
         async with asyncio.timeout(DRAIN):
             async for _ in chunks:
                 pass
-
-
-def http_url(config: ProviderConfig, field: str, url: str) -> str:
-    """``url`` without a slash at its end; a ``ValueError`` that names ``field`` when it is no address."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
-        raise ValueError(f"{field} of {config.name!r} must begin with http:// or https:// and name a host")
-    return url.rstrip("/")
 
 
 def _is_success(status: int) -> bool:

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from orchestrator.core.clock import now, wall_clock
 from orchestrator.core.errors import ConnectionFailedError, TimeoutError
 from orchestrator.providers._errors import wrap_foreign
+from orchestrator.providers._secret import Secret
 
 __all__ = ["Token", "TokenHolder", "lifetime_until"]
 
@@ -41,12 +42,12 @@ class TokenHolder:
     def __init__(self, fetch: Callable[[], Awaitable[Token]], *, provider: str) -> None:
         self._fetch = fetch
         self._provider = provider
-        self._value: str | None = None
+        self._value: Secret | None = None
         self._renew_at = 0.0
         self._expires_at = 0.0
-        self._task: asyncio.Task[str] | None = None
+        self._task: asyncio.Task[Secret] | None = None
 
-    async def get(self) -> str:
+    async def get(self) -> Secret:
         """The current token, or a new one."""
         if self._value is not None:
             at = now()
@@ -69,7 +70,7 @@ class TokenHolder:
             task.cancel()
             await asyncio.wait((task,))
 
-    def _renewal(self) -> asyncio.Task[str]:
+    def _renewal(self) -> asyncio.Task[Secret]:
         loop = asyncio.get_running_loop()
         task = self._task
         # A provider may be used from several event loops, and a task of another one cannot be waited for here.
@@ -79,7 +80,7 @@ class TokenHolder:
             task.add_done_callback(_seen)
         return task
 
-    async def _renew(self) -> str:
+    async def _renew(self) -> Secret:
         try:
             async with asyncio.timeout(LIMIT) as limit:
                 token = await self._fetch()
@@ -88,12 +89,12 @@ class TokenHolder:
                 raise
             raise TimeoutError(f"no token within {LIMIT:g} s", provider=self._provider) from None
         received = now()
-        self._value = token.value
+        self._value = value = Secret(token.value)
         self._expires_at = received + token.lifetime
         self._renew_at = self._expires_at - min(EARLY, token.lifetime / 2)
-        return token.value
+        return value
 
-    async def _outcome(self, task: asyncio.Task[str]) -> str:
+    async def _outcome(self, task: asyncio.Task[Secret]) -> Secret:
         await asyncio.wait((task,))  # not `await task`, which would pass this caller's cancellation on to the fetch
         if task.cancelled():
             raise ConnectionFailedError("closed before a token was received", provider=self._provider)
@@ -104,7 +105,7 @@ class TokenHolder:
         return task.result()
 
 
-def _seen(task: asyncio.Task[str]) -> None:
+def _seen(task: asyncio.Task[Secret]) -> None:
     # Everybody who waited may have been cancelled by now, and an error nobody asked for would be logged.
     if not task.cancelled():
         task.exception()
@@ -116,9 +117,11 @@ def lifetime_until(expires_at: float, date: str | None) -> float:
     Counted from ``date``, the response's own Date header, if it has one: our clock may be wrong, and the same clock
     wrote both.
     """
+    if not 0 <= expires_at < 1e15:  # nor is NaN: what is no time serves those who wait for the token, and nobody after
+        return 0.0
     seconds = expires_at if expires_at < 1e11 else expires_at / 1000.0
     try:
         received = wall_clock() if date is None else parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         received = wall_clock()
     return seconds - received

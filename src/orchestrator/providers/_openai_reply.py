@@ -14,6 +14,7 @@ from orchestrator.core.errors import (
     ProviderError,
     ServerError,
 )
+from orchestrator.core.surrogates import Halves, whole
 from orchestrator.core.types import (
     Completion,
     Finished,
@@ -26,6 +27,9 @@ from orchestrator.core.types import (
 )
 from orchestrator.providers._errors import error_from_payload
 from orchestrator.providers._failure import clean
+from orchestrator.providers._json import UnreadableError, read_json
+from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator.providers._sse import SSEDecoder
 
 __all__ = ["Reply"]
 
@@ -44,18 +48,22 @@ class Reply:
     """One reply: feed it the events of a stream and ask for the end, or give it a whole body."""
 
     __slots__ = (
-        "_calls", "_cost", "_has_choice", "_model", "_provider", "_reason", "_refusal", "_request_id", "_secrets",
-        "_usage", "complete", "done",
+        "_calls", "_cost", "_halves", "_has_choice", "_limits", "_model", "_provider", "_reason", "_refusal",
+        "_request_id", "_secrets", "_thoughts", "_usage", "complete", "done",
     )
 
     def __init__(
-        self, *, provider: str, model: str | None, request_id: str | None = None, secrets: Iterable[str | None] = ()
+        self, *, provider: str, model: str | None, request_id: str | None = None, secrets: Iterable[str | None] = (),
+        limits: WireLimits = LIMITS,
     ) -> None:
         self._provider = provider
         self._model = model
         self._request_id = request_id
         self._secrets = secrets
+        self._limits = limits
         self._calls = _Calls()
+        self._halves = Halves()
+        self._thoughts = Halves()
         self._cost: float | None = None
         self._has_choice = False
         self._reason: FinishReason | None = None
@@ -64,17 +72,23 @@ class Reply:
         self.done = False  # the answer's text is whole
         self.complete = False  # and nothing more is to come, or needed
 
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens told so far."""
+        return self._usage
+
     def feed(self, data: str) -> list[StreamEvent]:
         """The data of the next event of the stream."""
         if not data or self.complete:
             return []
         if data.startswith("[DONE]"):
             self.done = self.complete = True
-            return []
+            return self._rest()
         try:
-            payload = json.loads(data)
-        except (ValueError, RecursionError) as exc:
-            raise self._malformed("an event of the stream is not JSON") from exc
+            payload = read_json(data, self._limits)
+        except UnreadableError as exc:
+            data = ""
+            raise self._malformed(f"an event of the stream {exc}") from None
         return self._take(payload, "delta")
 
     def finish(self) -> Finished:
@@ -97,16 +111,25 @@ class Reply:
         """The whole reply as the events of a stream, ``Finished`` last."""
         events = self._take(payload, "message")
         self.done = True
-        return [*events, self.finish()]
+        return [*events, *self._rest(), self.finish()]
 
     def completion(self, payload: object) -> Completion:
         """The whole reply."""
-        answer = Accumulator()
-        for event in self.events(payload):
-            answer.add(event)
-        completion = answer.completion(self._provider)
+        completion = self._gathered(self.events(payload))
         completion.raw = payload
         return completion
+
+    def streamed(self, body: bytes) -> Completion:
+        """The whole reply, where the body is the events of a stream."""
+        frames = SSEDecoder(self._limits.line, self._limits.events)
+        events = [event for frame in frames.feed(body + b"\n\n") for event in self.feed(frame.data)]
+        return self._gathered([*events, self.finish()])
+
+    def _gathered(self, events: Iterable[StreamEvent]) -> Completion:
+        answer = Accumulator()
+        for event in events:
+            answer.add(event)
+        return answer.completion(self._provider)
 
     def _take(self, payload: object, key: str) -> list[StreamEvent]:
         if not isinstance(payload, dict):
@@ -118,13 +141,19 @@ class Reply:
             raise self._told(groq)
         model = payload.get("model")
         if model and isinstance(model, str):
-            self._model = model
+            self._model = model if model.isascii() else whole(model)
         choices = payload.get("choices")
         events = self._choices(choices, key) if choices else []
         usage = payload.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
         if usage and isinstance(usage, dict):
             self._take_usage(usage)
+        if self.done and self._halves.held:
+            events += self._rest()
         return events
+
+    def _rest(self) -> list[StreamEvent]:
+        rest = self._halves.rest()
+        return [TextDelta(rest)] if rest else []
 
     def _choices(self, choices: object, key: str) -> list[StreamEvent]:
         if not isinstance(choices, list):
@@ -171,13 +200,15 @@ class Reply:
         events: list[StreamEvent] = []
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if reasoning and isinstance(reasoning, str):
-            events.append(ReasoningDelta(reasoning))
+            events += self._thought(reasoning)
         content = message.get("content")
         if content:
-            if isinstance(content, str):
+            if not isinstance(content, str):
+                events += self._parts(content)
+            elif content.isascii() and not self._halves.held:
                 events.append(TextDelta(content))
             else:
-                events += self._parts(content)
+                events += self._piece(content)
         refusal = message.get("refusal")
         if refusal and isinstance(refusal, str):
             self._refusal = (self._refusal + refusal)[:2000]
@@ -189,6 +220,14 @@ class Reply:
                 events += self._call(call, position if whole else None)
         return events
 
+    def _piece(self, text: str) -> list[StreamEvent]:
+        text = self._halves.join(text)
+        return [TextDelta(text)] if text else []
+
+    def _thought(self, text: str) -> list[StreamEvent]:
+        text = self._thoughts.join(text)
+        return [ReasoningDelta(text)] if text else []
+
     def _parts(self, parts: object) -> list[StreamEvent]:
         """Content as a list of parts (Mistral); parts that are neither text nor thinking are in ``raw``."""
         if not isinstance(parts, list):
@@ -197,12 +236,10 @@ class Reply:
         for part in parts:
             text = _text(part)
             if text:
-                events.append(TextDelta(text))
+                events += self._piece(text)
             elif isinstance(part, dict):
                 thought = part.get("thinking")
-                text = "".join(map(_text, thought)) if isinstance(thought, list) else _text(thought)
-                if text:
-                    events.append(ReasoningDelta(text))
+                events += self._thought("".join(map(_text, thought)) if isinstance(thought, list) else _text(thought))
         return events
 
     def _call(self, call: object, position: int | None) -> list[StreamEvent]:
@@ -215,7 +252,16 @@ class Reply:
         if not isinstance(arguments, str):
             arguments = "" if arguments is None else self._as_json(arguments)
         number, news = self._calls.place(call.get("index") if position is None else position, call_id, name)
+        self._check_calls(arguments)
         return [ToolCallDelta(number, news, name or None, arguments)]
+
+    def _check_calls(self, arguments: str) -> None:
+        calls, limits = self._calls, self._limits
+        calls.size += len(arguments)
+        if calls.count > limits.tool_calls:
+            raise self._malformed(f"the reply has more than {limits.tool_calls} tool calls")
+        if calls.size > limits.arguments:
+            raise self._malformed(f"the arguments of the tool calls are longer than {limits.arguments} characters")
 
     def _as_json(self, arguments: object) -> str:
         try:
@@ -248,9 +294,10 @@ class _Calls:
     Most servers number the fragments; some leave the number out, and some give each of several calls the number 0.
     """
 
-    __slots__ = ("_ids", "_numbers")
+    __slots__ = ("_ids", "_numbers", "size")
 
     def __init__(self) -> None:
+        self.size = 0  # characters of all arguments
         self._numbers: dict[int | None, int] = {}
         self._ids: list[str] = []
 

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.core.config import GenerationParams
 from orchestrator.core.errors import InvalidRequestError
 from orchestrator.core.types import ImagePart, Message, Part, Request, ResponseFormat, Tool, ToolCall, ToolChoice
+from orchestrator.providers._secret import SecretBytes
 from orchestrator.providers.catalog import Vendor
 
 __all__ = ["encode_body", "encode_request"]
@@ -23,6 +24,8 @@ def encode_request(request: Request, vendor: Vendor, base: Mapping[str, Any], *,
     """The body as JSON values; ``base`` holds what the configuration says, and the request overrides it."""
     body: dict[str, Any] = dict(base)
     body["messages"] = [_message(message, vendor) for message in request.messages]
+    if request.prefill:
+        _mark_prefill(body, vendor)
     if request.params is not None:
         body.update(_params(request.params, vendor))
     if request.tools:
@@ -37,14 +40,23 @@ def encode_request(request: Request, vendor: Vendor, base: Mapping[str, Any], *,
     return body
 
 
+def _mark_prefill(body: dict[str, Any], vendor: Vendor) -> None:
+    if vendor.prefill == "prefix":
+        body["messages"][-1]["prefix"] = True
+    elif vendor.prefill == "continue_final_message":
+        body.update(continue_final_message=True, add_generation_prompt=False)
+
+
 def encode_body(body: Mapping[str, Any]) -> bytes:
     """``body`` as JSON; :class:`InvalidRequestError` when it holds what JSON, or UTF-8, cannot."""
     try:
-        return _to_json(body).encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidRequestError("messages hold half of a surrogate pair, which UTF-8 cannot carry") from exc
+        return SecretBytes(_to_json(body).encode())
+    except UnicodeEncodeError:
+        problem = "messages hold half of a surrogate pair, which UTF-8 cannot carry"
     except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidRequestError(f"tools, response_format or extra_body hold what JSON cannot: {exc}") from exc
+        problem = f"tools, response_format or extra_body hold what JSON cannot: {exc}"
+    # Not in an except clause: the errors above, and the frames they came through, hold the prompt.
+    raise InvalidRequestError(problem)
 
 
 def _params(params: GenerationParams, vendor: Vendor) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from math import isfinite
 
 from orchestrator.core.clock import wall_clock
 
-__all__ = ["MAX_WAIT", "retry_after", "seconds"]
+__all__ = ["MAX_WAIT", "reset_in", "retry_after", "seconds"]
 
 MAX_WAIT = 86_400.0  # seconds; a provider that asks for more is asked again tomorrow
 
@@ -66,14 +66,14 @@ def _in_body(error: Mapping[str, object], headers: Mapping[str, str]) -> Iterato
                 if str(name).lower() == "retry-after":
                     yield _number(value)
                 elif str(name).lower() == "x-ratelimit-reset":
-                    yield _reset(str(value)[:32], headers)
+                    yield reset_in(str(value)[:32], headers)
 
 
 def _reset_of_spent_limit(headers: Mapping[str, str]) -> float | None:
     """The reset of the limit that is used up; where that cannot be told, the earliest."""
     resets: list[float] = []
     for suffix in ("", "-requests", "-tokens"):
-        wait = _reset(headers.get(f"x-ratelimit-reset{suffix}", "")[:32], headers)
+        wait = reset_in(headers.get(f"x-ratelimit-reset{suffix}", "")[:32], headers)
         if wait is None or wait < 0:
             continue
         if headers.get(f"x-ratelimit-remaining{suffix}", "").strip() == "0":
@@ -82,10 +82,12 @@ def _reset_of_spent_limit(headers: Mapping[str, str]) -> float | None:
     return min(resets, default=None)
 
 
-def _reset(value: str, headers: Mapping[str, str]) -> float | None:
+def reset_in(value: str, headers: Mapping[str, str]) -> float | None:
+    """Seconds until the reset of a limit: told as seconds, a duration, Unix time or a date of RFC 3339; unbounded."""
     number = _number(value)
     if number is None:
-        return _duration(value)
+        wait = _duration(value)
+        return _moment(value, headers) if wait is None else wait
     if number > 1e11:  # epoch in milliseconds
         return number / 1000 - _server_time(headers)
     if number > 1e8:  # epoch in seconds
@@ -115,6 +117,15 @@ def _duration(text: str) -> float | None:
 def _date(value: str, headers: Mapping[str, str]) -> float | None:
     at = _timestamp(value)
     return None if at is None else at - _server_time(headers)
+
+
+def _moment(value: str, headers: Mapping[str, str]) -> float | None:
+    """Until a date of RFC 3339."""
+    try:
+        moment = datetime.fromisoformat(value.strip())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - _server_time(headers)
+    except ValueError:
+        return None
 
 
 def _server_time(headers: Mapping[str, str]) -> float:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from orchestrator.core.errors import MalformedResponseError
+from orchestrator.providers._limits import LIMITS
 
-__all__ = ["LINE_LIMIT", "NDJSONDecoder", "SSEDecoder", "ServerSentEvent"]
+__all__ = ["NDJSONDecoder", "SSEDecoder", "ServerSentEvent"]
 
-LINE_LIMIT = 1024 * 1024  # bytes of one line, and of one event
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -67,17 +67,19 @@ class SSEDecoder:
     An event that no blank line ended is dropped, as the standard says: it may have been cut.
     """
 
-    __slots__ = ("_data", "_limit", "_lines", "_name", "_size")
+    __slots__ = ("_count", "_data", "_limit", "_lines", "_most", "_name", "_size")
 
-    def __init__(self, limit: int = LINE_LIMIT) -> None:
+    def __init__(self, limit: int = LIMITS.line, events: int = LIMITS.events) -> None:
         self._limit = limit
+        self._most = events
+        self._count = 0
         self._lines = _Lines(limit)
         self._data: list[bytes] = []
         self._size = 0
         self._name = "message"
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that ``chunk`` completes; :class:`MalformedResponseError` when one is longer than the limit."""
+        """The events that ``chunk`` completes; :class:`MalformedResponseError` if one is too long, or one too many."""
         events: list[ServerSentEvent] = []
         for line in self._lines.feed(chunk):
             if not line:
@@ -88,6 +90,7 @@ class SSEDecoder:
                 self._data.append(line[6:])
             elif line[0] != 58:  # a comment
                 self._field(line)
+        self._count = _counted(self._count + len(events), self._most)
         return events
 
     def _event(self) -> ServerSentEvent:
@@ -99,6 +102,8 @@ class SSEDecoder:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
+            if len(self._data) == 1:  # which feed() took without counting
+                self._size = len(self._data[0])
             self._size = self._size + len(value) + 1 if self._data else len(value)
             if self._size > self._limit:
                 raise MalformedResponseError(f"an event of the stream is longer than {self._limit} bytes")
@@ -110,14 +115,18 @@ class SSEDecoder:
 class NDJSONDecoder:
     """One JSON text per line; blank lines are skipped."""
 
-    __slots__ = ("_lines",)
+    __slots__ = ("_count", "_lines", "_most")
 
-    def __init__(self, limit: int = LINE_LIMIT) -> None:
+    def __init__(self, limit: int = LIMITS.line, events: int = LIMITS.events) -> None:
         self._lines = _Lines(limit)
+        self._most = events
+        self._count = 0
 
     def feed(self, chunk: bytes) -> list[str]:
-        """The texts that ``chunk`` completes; :class:`MalformedResponseError` when a line is longer than the limit."""
-        return [_text(line) for line in self._lines.feed(chunk) if line.strip()]
+        """The texts that ``chunk`` completes; :class:`MalformedResponseError` if one is too long, or one too many."""
+        texts = [_text(line) for line in self._lines.feed(chunk) if line.strip()]
+        self._count = _counted(self._count + len(texts), self._most)
+        return texts
 
     def finish(self) -> list[str]:
         """The last text, if no line end followed it."""
@@ -125,9 +134,16 @@ class NDJSONDecoder:
         return [_text(line)] if line.strip() else []
 
 
+def _counted(count: int, most: int) -> int:
+    if count > most:
+        raise MalformedResponseError(f"the stream has more than {most} events")
+    return count
+
+
 def _text(data: bytes | bytearray) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        # Replaced characters would pass for the answer.
-        raise MalformedResponseError("the stream is not UTF-8") from None
+        data = b""
+    # Not in the except clause: that error holds the data. Nor replaced characters, which would pass for the answer.
+    raise MalformedResponseError("the stream is not UTF-8")

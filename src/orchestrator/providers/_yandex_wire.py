@@ -7,6 +7,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from orchestrator.core.surrogates import Halves
 from orchestrator.core.types import (
     Completion,
     Finished,
@@ -168,13 +169,18 @@ class StreamDecoder:
     __slots__ = ("_calls", "_lines", "_source", "_status", "_text", "_usage", "done")
 
     def __init__(self, source: Source) -> None:
-        self._lines = NDJSONDecoder()
+        self._lines = NDJSONDecoder(source.limits.line, source.limits.events)
         self._source = source
         self._text = ""
         self._status = ""
         self._usage: Usage | None = None
         self._calls: tuple[ToolCall, ...] = ()
         self.done = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens told so far."""
+        return self._usage
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """What the next bytes add."""
@@ -192,11 +198,18 @@ class StreamDecoder:
         self.done = status != _PARTIAL
         if _FINISH.get(status) == "content_filter":
             return []  # the text of this line is the filter's, not the model's
-        pieces = self._added(source.text(message, "text"))
+        text = source.text(message, "text")
+        pieces = self._added(text if text.isascii() else self._encodable(text))
         if self.done:
             self._calls = _calls(message, source)
             pieces += (ToolCallDelta(n, call.id, call.name, call.arguments) for n, call in enumerate(self._calls))
         return pieces
+
+    def _encodable(self, text: str) -> str:
+        """Half a surrogate pair at the end is left to the next line, which has the whole text once more."""
+        halves = Halves()
+        text = halves.join(text)
+        return text + halves.rest() if self.done else text
 
     def _added(self, text: str) -> list[StreamEvent]:
         known = self._text
@@ -247,6 +260,8 @@ def _calls(message: dict[str, Any], source: Source) -> tuple[ToolCall, ...]:
     calls = listed.get("toolCalls") if isinstance(listed, dict) else None
     if not isinstance(calls, list):
         return ()
+    if len(calls) > source.limits.tool_calls:
+        raise source.malformed(f"the reply has more than {source.limits.tool_calls} tool calls")
     return tuple(
         source.call(f"call_{number}", call.get("functionCall") if isinstance(call, dict) else None)
         for number, call in enumerate(calls)
@@ -256,7 +271,7 @@ def _calls(message: dict[str, Any], source: Source) -> tuple[ToolCall, ...]:
 def _finish_reason(status: str, source: Source, *, called: bool) -> FinishReason:
     known = _FINISH.get(status)
     if known is None:
-        raise source.malformed(f"the answer has the status {status!r}")
+        raise source.malformed(f"the answer has the status {source.quoted(status)}")
     return "tool_calls" if called and known == "stop" else known
 
 

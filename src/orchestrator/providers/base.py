@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
@@ -21,8 +21,10 @@ from orchestrator.core.errors import (
     RateLimitError,
     TimeoutError,
 )
+from orchestrator.core.limits import RateLimits
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
 from orchestrator.providers._errors import wrap_foreign
+from orchestrator.providers._rate_limits import rate_limits
 
 __all__ = [
     "CONVERSATION",
@@ -63,6 +65,7 @@ class BaseProvider:
 
     supports: ClassVar[frozenset[str]] = PARAMS
     streams_usage: bool = False
+    _rate_limit_watchers: tuple[Callable[[RateLimits], None], ...] = ()
 
     def __init__(self, config: ProviderConfig) -> None:
         cls = type(self)
@@ -133,6 +136,31 @@ class BaseProvider:
         """The field of ``request`` that this provider cannot carry, or None; asked before it is a candidate."""
         missing = request.needs - self.supports
         return min(missing) if missing else None
+
+    def on_rate_limits(self, watcher: Callable[[RateLimits], None]) -> None:
+        """Call ``watcher`` with whatever a response tells of the service's limits."""
+        self._rate_limit_watchers = (*self._rate_limit_watchers, watcher)
+
+    def off_rate_limits(self, watcher: Callable[[RateLimits], None]) -> None:
+        """Call it no more; ``ValueError`` when it was not."""
+        watchers = list(self._rate_limit_watchers)
+        watchers.remove(watcher)
+        self._rate_limit_watchers = tuple(watchers)
+
+    def report_rate_limits(self, limits: RateLimits) -> None:
+        """Tell what is left of the service's limits; for a provider that learns it otherwise than from headers.
+
+        To be called within a call, as soon as it is known, success or error.
+        """
+        for watcher in self._rate_limit_watchers:
+            watcher(limits)
+
+    def _report_rate_limits(self, headers: Mapping[str, str]) -> None:
+        """Tell what the headers of a response say of them; any response's, and costs nothing when nobody watches."""
+        if self._rate_limit_watchers:
+            limits = rate_limits(headers)
+            if limits is not None:
+                self.report_rate_limits(limits)
 
     async def health_check(self) -> bool:
         """Whether the service can be reached with this configuration; never raises."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 from urllib.parse import urlsplit
 
 from orchestrator.providers.base import EVERYTHING
@@ -22,7 +23,9 @@ class Vendor:
     its names of these fields. ``stream_options``: usage in a stream must be asked for;
     ``usage_in_streams``: whether it then comes. ``health`` is joined to
     ``base_url`` as a relative URL. ``nine_character_ids``: ids of tool calls have that form. ``folder``: models and
-    calls belong to ``ProviderConfig.folder_id``.
+    calls belong to ``ProviderConfig.folder_id``. ``prefill``: how it is told that the last message is the beginning of
+    the answer, which makes it support that: by that message being the assistant's (``last message``), by ``prefix:
+    true`` in it, or by ``continue_final_message: true`` beside it; ``prefill_at``: only where ``base_url`` ends so.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Vendor:
     health: str = "models"
     nine_character_ids: bool = False
     folder: bool = False
+    prefill: Literal["last message", "prefix", "continue_final_message"] | None = None
+    prefill_at: str = ""
 
 
 _ROWS = (
@@ -52,7 +57,7 @@ _ROWS = (
     ),
     Vendor(
         "deepseek", "https://api.deepseek.com", ("api.deepseek.com",), "DEEPSEEK_API_KEY", "deepseek-v4-flash",
-        supports=EVERYTHING - {"seed", "json_schema"},
+        supports=EVERYTHING - {"seed", "json_schema"}, prefill="prefix", prefill_at="/beta",
     ),
     Vendor("groq", "https://api.groq.com/openai/v1", ("api.groq.com",), "GROQ_API_KEY", "openai/gpt-oss-20b"),
     Vendor(
@@ -62,15 +67,18 @@ _ROWS = (
     Vendor(
         "mistral", "https://api.mistral.ai/v1", ("mistral.ai",), "MISTRAL_API_KEY", "mistral-small-latest",
         stream_options=False, seed="random_seed", nine_character_ids=True,  # unknown fields are refused with a 422
+        prefill="prefix",
     ),
     Vendor(
         "yandex", "https://ai.api.cloud.yandex.net/v1", ("api.cloud.yandex.net",), "YANDEX_API_KEY", "yandexgpt-lite",
         supports=EVERYTHING - {"stop", "seed", "top_p", "json_object"}, stream_options=False, usage_in_streams=False,
         folder=True,
     ),
-    Vendor("vllm", "http://localhost:8000/v1", health="../health"),
-    # Its list of models is answered even while the model is still loading.
-    Vendor("llamacpp", "http://localhost:8080/v1", default_model="default", health="health"),
+    Vendor("vllm", "http://localhost:8000/v1", health="../health", prefill="continue_final_message"),
+    # Its list of models is answered even while the model is still loading. A model that thinks refuses the prefill.
+    Vendor(
+        "llamacpp", "http://localhost:8080/v1", default_model="default", health="health", prefill="last message",
+    ),
     Vendor(
         "lmstudio", "http://localhost:1234/v1", supports=EVERYTHING - {"json_object"}, named_tool_choice=False,
     ),

@@ -18,10 +18,13 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.types import DEFAULT_TIMEOUTS, Completion, Request
 from orchestrator.providers import _gigachat_wire as wire
+from orchestrator.providers._address import address_of, secrets_of, warn_if_open
 from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_response
-from orchestrator.providers._native import Decoder, NativeProvider, http_url
+from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator.providers._native import Decoder, NativeProvider
 from orchestrator.providers._oauth import Token, TokenHolder, lifetime_until
+from orchestrator.providers._secret import SecretHeaders
 
 __all__ = ["GigaChatProvider"]
 
@@ -46,27 +49,35 @@ class GigaChatProvider(NativeProvider):
     _credentials: tuple[str | None, ...] = ()
 
     def __init__(
-        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, random: Random | None = None
+        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, random: Random | None = None,
+        limits: WireLimits = LIMITS,
     ) -> None:
         self._random = random or new_random()
-        super().__init__(config, http_client=http_client)
+        super().__init__(config, http_client=http_client, limits=limits)
 
     def _configure(self) -> None:
         config = self.config
         if not config.api_key:
             raise ValueError(f"api_key of {config.name!r} is not set: GigaChat needs the authorization key")
-        base = http_url(config, "base_url", config.base_url or BASE_URL)
-        self._auth_url = http_url(config, "auth_url", config.auth_url or AUTH_URL)
-        self._url = f"{base}/chat/completions"
-        self._health_url = f"{base}/models"
+        address = address_of(config, "base_url", config.base_url or BASE_URL)
+        oauth = address_of(config, "auth_url", config.auth_url or AUTH_URL)
+        warn_if_open(config, address.url, oauth.url, client=self._client)
+        self._secrets = secrets_of(config, address, oauth)
+        self._auth_url = oauth.url
+        self._url = f"{address.url}/chat/completions"
+        self._health_url = f"{address.url}/models"
         self._model = config.model or MODEL
-        self._headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
-        self._auth_headers = {
-            "authorization": f"Basic {config.api_key.strip()}",
+        self._headers = SecretHeaders({
+            "content-type": "application/json", "accept": "application/json, text/event-stream",
+        })
+        if address.authorization:
+            self._headers["authorization"] = address.authorization
+        self._auth_headers = SecretHeaders({
+            "authorization": oauth.authorization or f"Basic {config.api_key.strip()}",
             "content-type": "application/x-www-form-urlencoded",
             "accept": "application/json",
-        }
-        credentials = (config.api_key, config.scope, self._auth_url)
+        })
+        credentials = (config.api_key, config.scope, self._auth_url, oauth.authorization)
         if credentials != self._credentials:
             self._credentials = credentials
             self._tokens = TokenHolder(self._fetch_token, provider=config.name)
@@ -87,13 +98,13 @@ class GigaChatProvider(NativeProvider):
         config = self.config
         response = await self._http.send(
             "POST", self._auth_url,
-            headers={**self._auth_headers, "rquid": str(UUID(int=self._random.getrandbits(128), version=4))},
+            headers=self._auth_headers | {"rquid": str(UUID(int=self._random.getrandbits(128), version=4))},
             body=urlencode({"scope": config.scope or SCOPE}).encode(),
             connect=DEFAULT_TIMEOUTS.connect,
         )
         if not 200 <= response.status < 300:
             error = error_from_response(
-                response.status, response.headers, response.body, provider=config.name, secrets=(config.api_key,)
+                response.status, response.headers, response.body, provider=config.name, secrets=self._secrets
             )
             if isinstance(error, InvalidRequestError | ModelNotFoundError):
                 # Nothing in this request is the caller's: what is wrong is our key, its scope or auth_url.
@@ -102,13 +113,18 @@ class GigaChatProvider(NativeProvider):
                     request_id=error.request_id,
                 )
             raise error
-        payload = response.json()
-        value, expires_at = _read(payload) if isinstance(payload, dict) else (None, None)
-        if not isinstance(value, str) or not value or not isinstance(expires_at, int | float):
+        token = _token(response.json(self._limits), response.headers.get("date"))
+        if token is None:
             raise MalformedResponseError("auth_url answered without a token or its expiry", provider=config.name)
-        return Token(value, lifetime_until(expires_at, response.headers.get("date")))
+        return token
 
 
-def _read(payload: dict[str, Any]) -> tuple[object, object]:
+def _token(payload: object, date: str | None) -> Token | None:
+    if not isinstance(payload, dict):
+        return None
     # The second form is that of the password login, and of one recorded OAuth server.
-    return payload.get("access_token", payload.get("tok")), payload.get("expires_at", payload.get("exp"))
+    value = payload.get("access_token", payload.get("tok"))
+    expires_at = payload.get("expires_at", payload.get("exp"))
+    if not isinstance(value, str) or not value or not isinstance(expires_at, int | float):
+        return None
+    return Token(value, lifetime_until(expires_at, date))

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
 from typing import ClassVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx
 
@@ -17,11 +17,15 @@ from orchestrator.core.clock import now
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError
 from orchestrator.core.types import Completion, Request, StreamEvent
+from orchestrator.providers._address import address_of, secrets_of, warn_if_open
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
+from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._openai_reply import Reply
 from orchestrator.providers._openai_wire import encode_body, encode_request
+from orchestrator.providers._secret import SecretHeaders
 from orchestrator.providers._sse import SSEDecoder
+from orchestrator.providers._usage import carry_usage
 from orchestrator.providers.base import EVERYTHING, BaseProvider
 from orchestrator.providers.catalog import Vendor, find_vendor
 
@@ -32,6 +36,9 @@ ALONE = 60.0  # for one answer without a router, unless config.timeout says othe
 PROBE = 10.0  # for a health check
 USAGE = 2.0  # from the end of the text to the usage that follows it; a server may never send it
 DRAIN = 0.1  # to read a finished stream to its end, so that the connection can be used again
+
+_BLANKS = b"\xef\xbb\xbf \t\r\n"  # what may stand before a body: a byte order mark, blanks, line ends
+_MOST_BLANKS = 4096
 
 
 class OpenAICompatibleProvider(BaseProvider):
@@ -46,11 +53,13 @@ class OpenAICompatibleProvider(BaseProvider):
 
     def __init__(
         self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None,
-        vendor: Vendor | str | None = None,
+        vendor: Vendor | str | None = None, limits: WireLimits = LIMITS,
     ) -> None:
         super().__init__(config)
         self._asked_vendor = vendor
-        self._http = HttpClient(config, http_client=http_client)
+        self._limits = limits
+        self._client = http_client
+        self._http = HttpClient(config, http_client=http_client, limits=limits)
         self._configure()
         config.on_change(self._configure)
 
@@ -62,20 +71,24 @@ class OpenAICompatibleProvider(BaseProvider):
     def _configure(self) -> None:
         """All that is the same for every request, computed once per configuration."""
         config = self.config
-        vendor = find_vendor(self._asked_vendor, config.base_url)
-        base = config.base_url or vendor.base_url
-        if base is None or urlsplit(base).scheme not in {"http", "https"} or not urlsplit(base).netloc:
-            raise ValueError(f"base_url of {config.name!r} must begin with http:// or https:// and name a host")
-        base = base.rstrip("/") + "/"
+        own = address_of(config, "base_url", config.base_url) if config.base_url else None
+        vendor = find_vendor(self._asked_vendor, own.url if own else None)
+        address = own or address_of(config, "base_url", vendor.base_url)
+        warn_if_open(config, address.url, client=self._client)
+        self._secrets = secrets_of(config, address)
+        base = f"{address.url}/"
         self._model = _model(config, vendor)
         self._vendor = vendor
         self.streams_usage = vendor.usage_in_streams
-        self.supports = vendor.supports  # type: ignore[misc]  # an attribute of the class elsewhere, here of the vendor
+        prefills = vendor.prefill and address.url.endswith(vendor.prefill_at)
+        self.supports = vendor.supports | {"prefill"} if prefills else vendor.supports  # type: ignore[misc]  # an attribute of the class elsewhere, here of the vendor
         self._url = urljoin(base, "chat/completions")
         self._health_url = urljoin(base, vendor.health)
         self._body = {"model": self._model, **config.extra_body}
-        self._headers = {"content-type": "application/json"}
-        if config.api_key:
+        self._headers = SecretHeaders({"content-type": "application/json"})
+        if address.authorization:
+            self._headers["authorization"] = address.authorization
+        elif config.api_key:
             self._headers["authorization"] = f"Bearer {config.api_key.strip()}"
         if vendor.folder and config.folder_id:
             self._headers["openai-project"] = config.folder_id
@@ -100,31 +113,47 @@ class OpenAICompatibleProvider(BaseProvider):
             "POST", self._url, headers=self._headers, body=self._encode(request, stream=False),
             connect=request.timeouts.connect, timeout=self._limit(),
         )
+        self._report_rate_limits(response.headers)
         if not _is_success(response.status):
             raise self._refusal(response.status, response.headers, response.body)
-        answer = self._reply(response.headers).completion(self._payload(response.headers, response.body))
+        try:
+            answer = self._answer(response.headers, response.body)
+        except ProviderError as error:
+            raise error.with_traceback(None) from None  # the frames below hold the body, which may repeat a key
         return check_completion(answer, self.name)
+
+    def _answer(self, headers: Mapping[str, str], body: bytes) -> Completion:
+        reply = self._reply(headers)
+        if body.lstrip(_BLANKS).startswith(b"data:"):  # it streams although nobody asked for it
+            return reply.streamed(body)
+        return reply.completion(self._payload(headers, body))
 
     async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
         """The answer piece by piece, ``Finished`` last."""
         async with AsyncExitStack() as stack:
             stream = await self._retry_with_backoff(partial(self._open, request, stack))
             reply = self._reply(stream.headers)
-            if stream.headers.get("content-type", "").startswith("application/json"):  # it does not stream
-                for event in reply.events(self._payload(stream.headers, await stream.read())):
-                    yield event
-                return
-            frames = SSEDecoder()
+            stack.push(carry_usage(reply))
+            frames = SSEDecoder(self._limits.line, self._limits.events)
             chunks = await stack.enter_async_context(aclosing(stream.chunks()))
-            async for chunk in chunks:
-                for frame in frames.feed(chunk):
-                    for event in reply.feed(frame.data):
+            chunk = frame = event = None
+            try:
+                chunk = await _beginning(chunks)
+                if chunk is not None and chunk.lstrip(_BLANKS)[:1] in (b"{", b"["):  # JSON, whatever it is called
+                    for event in reply.events(self._payload(stream.headers, await stream.read_on(chunk, chunks))):
                         yield event
-                if reply.done:
-                    break
-            for event in await _tail(chunks, frames, reply):
-                yield event
-            yield reply.finish()
+                    return
+                while chunk is not None:
+                    for frame in frames.feed(chunk):
+                        for event in reply.feed(frame.data):
+                            yield event
+                    chunk = None if reply.done else await anext(chunks, None)
+                for event in await _tail(chunks, frames, reply):
+                    yield event
+                yield reply.finish()
+            except ProviderError as error:
+                del chunk, frame, event  # what a provider sends may repeat a key, and tools show locals
+                raise error.with_traceback(None) from error.__cause__
 
     async def _open(self, request: Request, stack: AsyncExitStack) -> WireStream:
         """The response of a stream, left open on ``stack`` unless its status is an error."""
@@ -133,6 +162,7 @@ class OpenAICompatibleProvider(BaseProvider):
                 "POST", self._url, headers=self._headers, body=self._encode(request, stream=True),
                 connect=request.timeouts.connect, read=self._limit(),
             ))
+            self._report_rate_limits(stream.headers)
             if not _is_success(stream.status):
                 raise self._refusal(stream.status, stream.headers, await stream.read())
             await stack.enter_async_context(opening.pop_all())
@@ -157,7 +187,10 @@ class OpenAICompatibleProvider(BaseProvider):
         field = self.unsupported(request)
         if field is not None:
             raise InvalidRequestError(f"{field}: {self._vendor.name} does not take it", provider=self.name)
-        return encode_body(encode_request(request, self._vendor, self._body, stream=stream))
+        try:
+            return encode_body(encode_request(request, self._vendor, self._body, stream=stream))
+        except InvalidRequestError as error:
+            raise error.with_traceback(None) from None  # the frames below hold the prompt
 
     def _limit(self) -> float | None:
         """Seconds for one answer; a router has its own guard."""
@@ -165,17 +198,30 @@ class OpenAICompatibleProvider(BaseProvider):
 
     def _reply(self, headers: Mapping[str, str]) -> Reply:
         return Reply(
-            provider=self.name, model=self._model, request_id=request_id(headers), secrets=(self.config.api_key,)
+            provider=self.name, model=self._model, request_id=request_id(headers), secrets=self._secrets,
+            limits=self._limits,
         )
 
     def _payload(self, headers: Mapping[str, str], body: bytes) -> object:
-        payload: object = parse_json(body, headers.get("content-type", ""), provider=self.name, model=self._model)
+        payload: object = parse_json(
+            body, headers.get("content-type", ""), provider=self.name, model=self._model, limits=self._limits
+        )
         return payload
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
         return error_from_response(
-            status, headers, body, provider=self.name, model=self._model, secrets=(self.config.api_key,)
+            status, headers, body, provider=self.name, model=self._model, secrets=self._secrets
         )
+
+
+async def _beginning(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
+    """What comes first, long enough to tell a stream from JSON; None when nothing comes."""
+    head = b""
+    async for chunk in chunks:
+        head += chunk
+        if head.lstrip(_BLANKS) or len(head) > _MOST_BLANKS:
+            break
+    return head or None
 
 
 async def _tail(chunks: AsyncGenerator[bytes, None], frames: SSEDecoder, reply: Reply) -> list[StreamEvent]:

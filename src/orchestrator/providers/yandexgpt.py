@@ -11,9 +11,12 @@ from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import AuthenticationError
 from orchestrator.core.types import Completion, Request
 from orchestrator.providers import _yandex_wire as wire
+from orchestrator.providers._address import address_of, secrets_of, warn_if_open
 from orchestrator.providers._conversation import Source
-from orchestrator.providers._native import Decoder, NativeProvider, http_url
+from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator.providers._native import Decoder, NativeProvider
 from orchestrator.providers._oauth import Token, TokenHolder
+from orchestrator.providers._secret import Secret, SecretHeaders
 
 __all__ = ["YandexGPTProvider"]
 
@@ -40,9 +43,10 @@ class YandexGPTProvider(NativeProvider):
         *,
         http_client: httpx.AsyncClient | None = None,
         iam_token: Callable[[], Awaitable[str]] | None = None,
+        limits: WireLimits = LIMITS,
     ) -> None:
         self._iam_token = iam_token
-        super().__init__(config, http_client=http_client)
+        super().__init__(config, http_client=http_client, limits=limits)
 
     def _configure(self) -> None:
         config = self.config
@@ -51,17 +55,22 @@ class YandexGPTProvider(NativeProvider):
         if bool(config.api_key) == (self._iam_token is not None):
             raise ValueError(f"{config.name!r} needs either api_key or iam_token")
         # The list of models belongs to another API at the same host.
-        base = http_url(config, "base_url", config.base_url or BASE_URL).removesuffix("/foundationModels/v1")
+        address = address_of(config, "base_url", config.base_url or BASE_URL)
+        warn_if_open(config, address.url, client=self._client)
+        self._secrets = secrets_of(config, address)
+        base = address.url.removesuffix("/foundationModels/v1")
         self._url = f"{base}/foundationModels/v1/completion"
         self._health_url = f"{base}/v1/models"
         self._model = config.model or MODEL
         self._uri = wire.model_uri(config.folder_id, self._model)
-        self._headers = {
+        self._headers = SecretHeaders({
             "content-type": "application/json", "x-folder-id": config.folder_id, "openai-project": config.folder_id,
-        }
+        })
+        if address.authorization:
+            self._headers["authorization"] = address.authorization
         if config.api_key:
-            key = config.api_key.strip()
-            self._headers["authorization"] = f"Bearer {key}" if key.startswith("t1.") else f"Api-Key {key}"
+            key = Secret(config.api_key.strip())
+            self._headers.setdefault("authorization", f"Bearer {key}" if key.startswith("t1.") else f"Api-Key {key}")
         elif self._tokens is None:
             self._tokens = TokenHolder(self._fetch_token, provider=config.name)
 

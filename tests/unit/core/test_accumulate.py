@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.core import accumulate
 from orchestrator.core.accumulate import Accumulator, check_completion
 from orchestrator.core.errors import ContentFilteredError, MalformedResponseError
 from orchestrator.core.types import (
@@ -98,6 +99,67 @@ def test_what_is_no_stream_event_is_refused(event, message):
         answer.add(event)
     assert caught.value.message == message
     assert answer.text == "a"
+
+
+@pytest.mark.parametrize(("limit", "value", "events", "message"), [
+    ("MAX_TEXT", 100, [TextDelta("x" * 50)] * 2, "the stream is longer than 100 characters, each event counted as 16"),
+    ("MAX_TEXT", 100, [ReasoningDelta("x" * 50)] * 2, "the stream is longer than 100 characters"),
+    ("MAX_TEXT", 100, [TextDelta("")] * 7, "the stream is longer than 100 characters"),
+    ("MAX_TEXT", 100, [ToolCallDelta(0)] * 7, "the stream is longer than 100 characters"),
+    ("MAX_CALLS", 3, [ToolCallDelta(n) for n in (10**9, -1, 0, 7)], "the stream has more than 3 tool calls"),
+    ("MAX_ARGUMENTS", 9, [ToolCallDelta(0, arguments="xxxxx")] * 2, "tool calls of the stream are longer than 9 char"),
+])
+def test_a_limit_that_is_exceeded_is_named(monkeypatch, limit, value, events, message):
+    monkeypatch.setattr(accumulate, limit, value)
+    answer = collect(*events[:-1])
+    with pytest.raises(MalformedResponseError, match=message) as caught:
+        answer.add(events[-1])
+    assert "xx" not in str(caught.value)
+
+
+def test_no_stream_of_a_custom_provider_has_more_events_than_the_limit():
+    answer, event = Accumulator(), TextDelta("")
+    with pytest.raises(MalformedResponseError, match="the stream is longer than"):
+        for _ in range(accumulate.MAX_EVENTS + 1):
+            answer.add(event)
+
+
+def test_a_hundred_thousand_fragments_of_one_call_take_no_time_that_grows_with_their_square():
+    answer = Accumulator()
+    for _ in range(100_000):
+        answer.add(ToolCallDelta(0, arguments="x" * 100))
+    copied = len(answer._calls[0].arguments)  # one list of the fragments, joined once
+    answer.add(END)
+    assert copied == 100_000
+    assert answer.completion("a").tool_calls[0].arguments == "x" * 10_000_000
+
+
+def pieces_of(*texts):
+    answer, pieces = Accumulator(), []
+    for text in texts:
+        piece = TextDelta(text)
+        answer.add(piece)
+        pieces.append(piece.text)
+    answer.add(Finished(Completion("")))
+    assert answer.text == "".join(pieces) == answer.completion("a").text
+    return pieces
+
+
+@pytest.mark.parametrize(("texts", "pieces"), [
+    (["a\ud83d", "\ude00b"], ["a", "😀b"]), (["\ud83d", "", "\ude00"], ["", "", "😀"]),
+    (["a\ud83d", "b"], ["a", "\ufffdb"]), (["\ude00a"], ["\ufffda"]), (["ж\ud83dж"], ["ж\ufffdж"]),
+    (["a\ud83d"], ["a"]), (["ж\n", "😀"], ["ж\n", "😀"]),
+])
+def test_an_emoji_cut_in_two_is_put_together_before_it_is_handed_out(texts, pieces):
+    assert pieces_of(*texts) == pieces
+
+
+def test_a_whole_answer_can_be_written_as_utf_8():
+    call = ToolCall("\ud83d", "\ud83d\ude00", '{"a": "\ude00"}')
+    completion = Completion("a\ud83d", reasoning="\ud83d\ude00", tool_calls=(call,))
+    assert check_completion(completion, "a") is completion
+    assert (completion.text, completion.reasoning) == ("a\ufffd", "😀")
+    assert completion.tool_calls == (ToolCall("\ufffd", "😀", '{"a": "\ufffd"}'),)
 
 
 maybe = st.sampled_from([None, "given"])

@@ -208,6 +208,25 @@ def test_every_shape_of_an_error_body_is_read(body, message, code):
     assert isinstance(found, InvalidRequestError)
 
 
+@pytest.mark.parametrize("depth", [90, 200, 900, 990, 5000])
+def test_an_error_with_details_nested_deep_is_still_an_error(depth):
+    details = "[" * depth + "]" * depth
+    for place in ('"details": %s', '"metadata": {"raw": "{\\"a\\": %s}"}'):
+        found = judged(429, ('{"error": {"message": "slow down", %s}}' % (place % details)).encode())
+        assert isinstance(found, RateLimitError)
+        assert len(str(found)) < 600
+
+
+@pytest.mark.parametrize("body", [b'\xef\xbb\xbf{"error": "no"}', b'{"error": "\\ud83d", "error": "no"}'])
+def test_a_byte_order_mark_and_a_field_told_twice_are_read(body):
+    assert judged(400, body).message == "no"
+
+
+def test_half_a_surrogate_pair_is_not_in_a_message():
+    found = judged(400, b'{"error": {"message": "a\\ud83d b", "code": "\\ud83d"}}')
+    assert (found.message, found.code) == ("a\ufffd b", "\ufffd")
+
+
 def test_a_body_nested_without_end_is_still_an_error():
     assert type(judged(500, b"[" * 60_000)) is ServerError
     deep: object = "end"

@@ -266,3 +266,27 @@ def test_the_lifetime_is_counted_on_the_clock_of_the_server(expires_at: int):
 def test_without_a_date_the_lifetime_is_counted_on_our_clock(date: str | None, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_oauth, "wall_clock", lambda: 1_790_000_000.0)
     assert lifetime_until(1_790_000_090, date) == 90.0
+
+
+@pytest.mark.parametrize("expires_at", [float("nan"), float("inf"), -1.0, 10**400, 1e300], ids=repr)
+def test_an_expiry_that_is_no_time_is_over_at_once(expires_at):
+    assert lifetime_until(expires_at, formatdate(1_790_000_000, usegmt=True)) == 0.0
+
+
+@pytest.mark.parametrize("date", ["Mon, 01 Jan 0001 00:00:00 -0000", "Fri, 31 Dec 9999 23:59:59 -2359", "x" * 10_000])
+def test_a_date_beyond_all_clocks_is_none(date):
+    assert lifetime_until(1_790_001_800, date) < 1e12
+
+
+async def test_a_token_whose_expiry_is_no_time_serves_those_who_wait_for_it():
+    fetches = []
+
+    async def fetch():
+        fetches.append(1)
+        await asyncio.sleep(1)
+        return Token(f"t{len(fetches)}", lifetime_until(float("nan"), None))
+
+    tokens = TokenHolder(fetch, provider="p")
+    assert await asyncio.gather(tokens.get(), tokens.get()) == ["t1", "t1"]
+    assert repr(await tokens.get()) == "'***'"
+    assert len(fetches) == 2

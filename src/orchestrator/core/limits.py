@@ -1,0 +1,29 @@
+"""What a provider tells about its own limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Quota", "RateLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What is left of one limit, and when it is whole again.
+
+    ``remaining`` of ``limit`` (``None``: not told) until ``reset``, in seconds from now (``None``: not told). Many
+    providers do not wait with all of it until then but give it back bit by bit (a token bucket): ``refills``.
+    """
+
+    remaining: int
+    limit: int | None = None
+    reset: float | None = None
+    refills: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimits:
+    """What one response told: of its requests, of its tokens; ``None`` for what it did not tell."""
+
+    requests: Quota | None = None
+    tokens: Quota | None = None
