@@ -23,7 +23,9 @@ from orchestrator.core.clock import Random, now, wall_clock
 from orchestrator.core.config import BreakerPolicy
 from orchestrator.core.errors import CircuitOpenError, OrchestratorError, Verdict
 from orchestrator.core.events import BreakerChanged, BreakerState
-from orchestrator.resilience.circuit import MAX_RETRY_AFTER, Circuit, Permit, quietly
+from orchestrator.resilience.breaks import MAX_RETRY_AFTER
+from orchestrator.resilience.circuit import Circuit, quietly
+from orchestrator.resilience.permit import Permit
 
 __all__ = ["BreakerOpenError", "Permit", "ProviderBreaker"]
 
@@ -244,12 +246,14 @@ class ProviderBreaker(Circuit, CircuitBreaker):  # type: ignore[misc]  # aiobrea
     def open(self) -> None:
         """Open for one break; to keep it open see ``isolate``. Nothing happens when isolated, disabled or open."""
         if self.phase in ("closed", "ramp", "half-open"):
+            self._breaks.resumes_until = -inf
             self._trip("opened by hand", self._clock())
             self._publish()
 
     def half_open(self) -> None:
         """Let probes through now. Nothing happens when isolated, disabled or half-open."""
         if self.phase in ("closed", "ramp", "open"):
+            self._breaks.resumes_until = -inf
             self._enter("half-open", "half-opened by hand", self._clock())
             self._publish()
 
@@ -302,7 +306,8 @@ class ProviderBreaker(Circuit, CircuitBreaker):  # type: ignore[misc]  # aiobrea
 
     def _refusal(self, phase: BreakerState, wait: float) -> BreakerOpenError:
         retry_after = None if wait == inf else wait
-        return BreakerOpenError(_REFUSALS[phase], provider=self.name, retry_after=retry_after, clock=self._clock)
+        why = f"{_REFUSALS[phase]}: {self._reason}" if phase == "open" else _REFUSALS[phase]
+        return BreakerOpenError(why, provider=self.name, retry_after=retry_after, clock=self._clock)
 
     def _follow(self) -> None:
         self._admits = self._admits and not self._shared

@@ -7,7 +7,8 @@
                       └──── a probe fails ────┴───────────trip───────────┘
 
 A trip is: failures in a row, the failure or slow ratio of the window, or refused credentials. By hand: ``isolate()``
-from any state, ``reset()`` back to closed. What time alone brings about is made up for at the next look.
+from any state, ``reset()`` back to closed. What time alone brings about is made up for at the next look. An open one
+may be asked for a probe before its break is over, as the last resort: such a probe ends the break or changes nothing.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import inf
-from typing import NamedTuple, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from orchestrator.core.clock import Random, new_random
 from orchestrator.core.config import BreakerPolicy
 from orchestrator.core.errors import CircuitOpenError, Verdict
 from orchestrator.core.events import BreakerChanged, BreakerState
-from orchestrator.resilience.deadline import EPSILON
+from orchestrator.resilience.breaks import Breaks, time_left
+from orchestrator.resilience.permit import Counts, Permit
 from orchestrator.resilience.window import Window
 
-__all__ = ["MAX_RETRY_AFTER", "Circuit", "Counts", "Permit", "quietly"]
+__all__ = ["Circuit", "quietly"]
 
-MAX_RETRY_AFTER = 300.0  # seconds a Retry-After may lengthen a break to
 LEAST_SHARE = 0.1  # of its traffic a provider gets as soon as it is back (Envoy's slow start)
 
 P = ParamSpec("P")
@@ -46,30 +47,6 @@ def quietly(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | 
         return None
 
 
-class Permit:
-    """The right to make one call, begun at ``started`` (clock seconds); goes back to the breaker exactly once.
-
-    The ``generation`` changes with every transition: the end of a call with an old one is counted, never judged.
-    """
-
-    __slots__ = ("generation", "probe", "released", "started")
-
-    def __init__(self, generation: int, started: float) -> None:
-        self.generation = generation
-        self.started = started
-        self.probe = False
-        self.released = False
-
-
-class Counts(NamedTuple):
-    """Calls that ended within the window and in the present state; ``late`` ones began before it."""
-
-    calls: int
-    failures: int
-    slow: int
-    late: int
-
-
 class Circuit(ABC):
     """The state machine. ``acquire()`` before a call, ``release()`` after it, on one thread."""
 
@@ -80,14 +57,15 @@ class Circuit(ABC):
         on_change: Callable[[BreakerChanged], None] | None,
     ) -> None:
         self.policy = policy
-        self._random = new_random() if random is None else random
         self._clock = clock
         self._on_change = on_change
         self._window = Window(policy.window)
         self._generation = 0
         self._failures_in_row = 0
-        self._breaks = 0  # the exponent of the next break
+        self._breaks = Breaks(new_random() if random is None else random)
         self._closed_at = 0.0
+        self._reason: str | None = None
+        self._refused = False  # the key: why it opened
         self._until = inf  # clock time at which the break, or the ramp, is over
         self._probes: dict[Permit, None] = {}  # under way, the oldest first
         self._passed = 0  # probes that succeeded
@@ -97,14 +75,15 @@ class Circuit(ABC):
 
     # ------------------------------------------------------------------ one call
 
-    def acquire(self, at: float | None = None) -> Permit:
+    def acquire(self, at: float | None = None, *, last_resort: bool = False) -> Permit:
         """A permit for one call now; :class:`CircuitOpenError` when none is given.
 
-        ``at``: the clock's time, where the caller has just read it.
+        ``at``: the clock's time, where the caller has just read it. ``last_resort``: nobody else could be asked, so
+        also while open, for one probe at a time; see ``last_resort_wait``.
         """
         if self._admits:
             return Permit(self._generation, self._clock() if at is None else at)
-        return self._acquire_slowly()
+        return self._acquire_slowly(last_resort=last_resort)
 
     def release(
         self, permit: Permit, verdict: Verdict, *, retry_after: float | None = None, duration: float | None = None,
@@ -155,6 +134,22 @@ class Circuit(ABC):
         return self._phase
 
     @property
+    def reason(self) -> str | None:
+        """Why it is in this state, in the words of the last :class:`BreakerChanged`; None when it never changed."""
+        self.phase  # noqa: B018  # makes up for the time that has passed
+        return self._reason
+
+    @property
+    def credentials_refused(self) -> bool:
+        """Whether it is open, or half-open, because the key was refused: a new one is worth a ``reset()``."""
+        return self._refused
+
+    @property
+    def probes(self) -> int:
+        """How many probes are under way."""
+        return len(self._probes)
+
+    @property
     def generation(self) -> int:
         """Grows by one with every change of state, but not at the end of the ramp."""
         return self._generation
@@ -179,12 +174,23 @@ class Circuit(ABC):
 
         While all probes are under way: until the oldest has taken too long.
         """
+        return self._look(self._wait)
+
+    def last_resort_wait(self) -> float:
+        """The same for ``acquire(last_resort=True)``; never longer.
+
+        An open breaker gives a last-resort probe from ``break_base / 10`` seconds after it opened, or opened again.
+        Not while isolated or after refused credentials: such an answer does not change by itself within seconds.
+        """
+        return self._look(self._last_resort_wait)
+
+    def _look(self, wait: Callable[[float], float]) -> float:
         if self._admits:
             return 0.0
         at = self._clock()
         self._settle(at)
         self._publish()
-        return self._wait(at)
+        return wait(at)
 
     def isolate(self) -> None:
         """Admit nothing until ``reset()``, whatever happens."""
@@ -198,21 +204,22 @@ class Circuit(ABC):
         """Close, and forget everything: the window, the breaks, the calls under way."""
         at = self._clock()
         self._settle(at)
-        self._breaks = 0
+        self._breaks.forget()
         self._enter("closed" if self.policy.enabled else "disabled", "reset", at)
         self._publish()
 
     # ------------------------------------------------------------------ admission
 
-    def _acquire_slowly(self) -> Permit:
+    def _acquire_slowly(self, *, last_resort: bool) -> Permit:
         at = self._clock()
         self._settle(at)
-        wait = self._wait(at)
+        wait = self._last_resort_wait(at) if last_resort else self._wait(at)
         if wait:
             self._publish()
             raise self._refusal(self._phase, wait)
         if self._phase == "open":
-            self._enter("half-open", "break over", at)
+            self._breaks.resumes_until = self._until  # if that is still to come
+            self._enter("half-open", "last resort" if self._wait(at) else "break over", at)
         permit = Permit(self._generation, at)
         if self._phase == "half-open":
             permit.probe = True
@@ -228,10 +235,18 @@ class Circuit(ABC):
         if self._phase == "isolated":
             return inf
         if self._phase == "open":
-            return _left(self._until, at)
-        if self._phase == "half-open" and len(self._probes) + self._passed >= self.policy.probes:
-            return _left(self._probe_deadline(), at)
-        return 0.0
+            return time_left(self._until, at)
+        if not self._probes:
+            return 0.0
+        wait = time_left(self._probe_deadline(), at)
+        if len(self._probes) + self._passed < self.policy.probes:
+            # Within a break that goes on if they fail, probes are sent one after the other.
+            wait = min(wait, time_left(self._breaks.resumes_until, at))
+        return wait
+
+    def _last_resort_wait(self, at: float) -> float:
+        wait = self._wait(at)
+        return min(wait, time_left(self._breaks.last_resort_at, at)) if self._phase == "open" else wait
 
     def _probe_deadline(self) -> float:
         return next(iter(self._probes)).started + self.policy.probe_timeout
@@ -239,22 +254,20 @@ class Circuit(ABC):
     def _settle(self, at: float) -> None:
         """Make up for what time alone has brought about."""
         if self._phase == "ramp":
-            if not _left(self._until, at):
+            if not time_left(self._until, at):
                 self._enter("closed", "ramp over", at, anew=False)
-        elif self._probes and not _left(self._probe_deadline(), at):
+        elif self._probes and not time_left(self._probe_deadline(), at):
             self._trip("probe timed out", at, since=self._probe_deadline())
 
     # ------------------------------------------------------------------ judgement
 
-    def _judge(
-        self, permit: Permit, verdict: Verdict, at: float, retry_after: float | None, duration: float
-    ) -> None:
+    def _judge(self, permit: Permit, verdict: Verdict, at: float, retry_after: float | None, duration: float) -> None:
         self._settle(at)
         if permit.generation != self._generation:
             # Of an earlier state: it must not open, lengthen or close what has been decided since.
             self._window.add_late(at)
         elif verdict is Verdict.NEUTRAL:
-            self._probes.pop(permit, None)
+            self._undecided(permit, at)
         elif permit.probe or verdict is not Verdict.LIMITED:
             slow = self._is_slow(duration)
             self._window.add(at, failed=verdict is not Verdict.SUCCESS, slow=slow)
@@ -264,12 +277,19 @@ class Circuit(ABC):
                 self._judge_call(verdict, at, retry_after, slow=slow)
         self._publish()
 
+    def _undecided(self, permit: Permit, at: float) -> None:
+        self._probes.pop(permit, None)
+        # Of a break cut short: it was the only one, and nobody is better informed than before it.
+        if self._phase == "half-open" and not self._passed and time_left(self._breaks.resumes_until, at):
+            self._trip("probe undecided", at)
+
     def _judge_probe(
         self, permit: Permit, verdict: Verdict, at: float, retry_after: float | None = None, *, slow: bool
     ) -> None:
         del self._probes[permit]
         if verdict is not Verdict.SUCCESS:
-            self._trip(_PROBE_REASONS.get(verdict, "probe failed"), at, retry_after)
+            reason = _PROBE_REASONS.get(verdict, "probe failed")
+            self._trip(reason, at, retry_after, refused=verdict is Verdict.CREDENTIALS)
         elif slow:
             self._trip("probe was slow", at)
         else:
@@ -289,7 +309,7 @@ class Circuit(ABC):
         else:
             reason = self._pattern(failed=failed, slow=slow)
         if reason is not None:
-            self._trip(reason, at, retry_after)
+            self._trip(reason, at, retry_after, refused=verdict is Verdict.CREDENTIALS)
 
     def _pattern(self, *, failed: bool, slow: bool) -> str | None:
         """What the call just counted completes; a ratio is looked at only when it has got worse."""
@@ -313,18 +333,15 @@ class Circuit(ABC):
 
     # ------------------------------------------------------------------ transitions
 
-    def _trip(self, reason: str, at: float, retry_after: float | None = None, *, since: float | None = None) -> None:
+    def _trip(
+        self, reason: str, at: float, retry_after: float | None = None, *, since: float | None = None,
+        refused: bool = False,
+    ) -> None:
         """Open for a break that is twice as long as the last one, unless there were healthy windows in between."""
-        policy = self.policy
         if self._phase in ("closed", "ramp"):
-            self._breaks = max(0, self._breaks - int((at - self._closed_at) // policy.window))
-        length = min(policy.break_base * 2.0**self._breaks, policy.break_max)
-        if length < policy.break_max:
-            self._breaks += 1
-        length *= 1.0 + self._random.uniform(0.0, policy.break_jitter)
-        if retry_after is not None:
-            length = max(length, min(retry_after, MAX_RETRY_AFTER))  # in this order NaN changes nothing
-        self._enter("open", reason, at, until=(at if since is None else since) + length)
+            self._breaks.decay(int((at - self._closed_at) // self.policy.window))
+        until = self._breaks.begin(self.policy, at if since is None else since, retry_after, refused=refused)
+        self._enter("open", reason, at, until=until, refused=refused)
 
     def _close(self, reason: str, at: float) -> None:
         self._closed_at = at
@@ -333,9 +350,14 @@ class Circuit(ABC):
         else:
             self._enter("closed", reason, at)
 
-    def _enter(self, phase: BreakerState, reason: str, at: float, *, until: float = inf, anew: bool = True) -> None:
+    def _enter(
+        self, phase: BreakerState, reason: str, at: float, *, until: float = inf, anew: bool = True,
+        refused: bool = False,
+    ) -> None:
         old = self._phase
         self._until = until
+        if phase != "half-open":  # the probe is still about the same key
+            self._refused = refused
         if anew:  # what was begun before says nothing about what is now
             self._generation += 1
             self._window.clear()
@@ -346,9 +368,10 @@ class Circuit(ABC):
         self._set_phase(phase)
         if phase == old:
             return
+        self._reason = reason
         self._follow()
         if self._on_change is not None:
-            retry_after = _left(until, at) if phase == "open" and until < inf else None
+            retry_after = time_left(until, at) if phase == "open" and until < inf else None
             self._news.append(partial(self._on_change, BreakerChanged(at, self.name, old, phase, reason, retry_after)))
 
     def _set_phase(self, phase: BreakerState) -> None:
@@ -373,9 +396,3 @@ class Circuit(ABC):
 
 
 _PROBE_REASONS = {Verdict.LIMITED: "probe was rate-limited", Verdict.CREDENTIALS: "credentials refused"}
-
-
-def _left(until: float, at: float) -> float:
-    """Seconds left; what an event loop's timer may be early by counts as nothing."""
-    left = until - at
-    return left if left > EPSILON else 0.0

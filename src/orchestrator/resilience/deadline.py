@@ -1,7 +1,7 @@
 """Limits in time without a timer or a task per call: one sweep cancels whatever has passed its limit.
 
 ``asyncio.timeout`` makes and cancels a timer for each use, about as much work as the rest of a routed call. Here a
-guard is an entry in a set; a single timer per loop stands at the nearest limit and moves on when it fires.
+guard is an entry in a table; a single timer per loop stands at the nearest limit and moves on when it fires.
 """
 
 from __future__ import annotations
@@ -71,26 +71,26 @@ class Watch:
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
-        self._guards: set[Guard] = set()
+        self._guards: dict[Guard, None] = {}  # no set: guards of one instant fire in the order they were armed in
         self._next = inf
         self._timer: TimerHandle | None = None
 
     def arm(self, when: float) -> Guard:
         """Cancel the current task at loop time ``when`` unless disarmed before."""
         guard = Guard(when, current_task())
-        self._guards.add(guard)
+        self._guards[guard] = None
         if when < self._next:
             self._schedule(when)
         return guard
 
     def disarm(self, guard: Guard) -> None:
         """Forget the guard; once more does no harm."""
-        self._guards.discard(guard)
+        self._guards.pop(guard, None)
 
     def move(self, guard: Guard, when: float) -> None:
         """Set another limit for an armed guard."""
         guard.when = when
-        self._guards.add(guard)
+        self._guards[guard] = None
         if when < self._next:
             self._schedule(when)
 
@@ -105,7 +105,7 @@ class Watch:
         late = [guard for guard in self._guards if guard.when <= now]
         for guard in late:
             if guard.task is None:
-                self._guards.discard(guard)
+                del self._guards[guard]
             else:
                 guard.when = now + CLEAN_UP
         self._next = inf

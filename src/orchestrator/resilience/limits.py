@@ -1,4 +1,4 @@
-"""A provider's own limits as leases: calls per minute, tokens per minute, calls at once.
+"""A provider's own limits as leases: calls per minute, tokens per minute, calls at once, and what it told of them.
 
 Exact over any minute: the times of the last calls are kept, not a bucket that lets a burst through at its edge.
 """
@@ -8,85 +8,235 @@ from __future__ import annotations
 from collections import deque
 from math import inf
 
-from orchestrator.core.config import ProviderConfig
+from orchestrator.core.config import LimitPolicy, ProviderConfig
+from orchestrator.core.errors import (
+    AuthenticationError,
+    ContentFilteredError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OrchestratorError,
+    OverloadedError,
+    RateLimitError,
+    TimeoutError,
+    Verdict,
+)
+from orchestrator.core.limits import RateLimits
+from orchestrator.resilience.adaptive import AdaptiveLimit
+from orchestrator.resilience.quota import LearntQuota
 
-__all__ = ["Limits"]
+__all__ = ["Lease", "Limits"]
 
 MINUTE = 60.0
+_REFUSALS = (RateLimitError, AuthenticationError, ModelNotFoundError, InvalidRequestError)
+_TOO_MUCH = (OverloadedError, TimeoutError)
+
+
+class Lease:
+    """The room one call takes from ``at`` (loop time) on; goes back to its limits once.
+
+    ``tokens`` is the estimate; ``charged`` is what stands in the minute's account, None when nothing does.
+    """
+
+    __slots__ = ("at", "charged", "limits", "released", "tokens")
+
+    def __init__(self, limits: Limits, at: float, tokens: int) -> None:
+        self.limits = limits
+        self.at = at
+        self.tokens = tokens
+        self.charged: int | None = None
+        self.released = False
 
 
 class Limits:
-    """Counts leases. ``acquire`` when ``wait_time`` is 0, ``release`` once per acquire with the tokens used."""
+    """Counts leases. ``acquire`` when ``wait_time`` is 0, ``release`` once per acquire with the tokens used.
 
-    __slots__ = ("_calls", "_concurrency", "_in_use", "_rpm", "_spent", "_tokens", "_tpm")
+    Tokens are charged at the time of the call: its estimate at once, which the real usage replaces at its end. They
+    fit when the last minute has room for all of them, or is empty: a call larger than the whole limit runs alone.
+    """
 
-    def __init__(self, *, rpm: int | None = None, tpm: int | None = None, concurrency: int | None = None) -> None:
-        self._rpm = rpm
-        self._tpm = tpm
-        self._concurrency = concurrency
-        self._in_use = 0
-        self._calls: deque[float] = deque(maxlen=rpm)
-        self._tokens: deque[tuple[float, int]] = deque()
+    __slots__ = (
+        "_adaptive", "_calls", "_charges", "_concurrency", "_in_use", "_learnt_requests", "_learnt_tokens", "_rpm",
+        "_spent", "_tpm", "_under_way",
+    )
+
+    def __init__(
+        self, *, rpm: int | None = None, tpm: int | None = None, concurrency: int | None = None,
+        adaptive: AdaptiveLimit | None = None, in_use: int = 0,
+    ) -> None:
+        self._adaptive = adaptive
+        self._in_use = in_use
+        self._under_way = 0  # estimated tokens of the leases that are out
+        self._calls: deque[float] = deque()
+        self._charges: deque[Lease] = deque()
         self._spent = 0
+        self._learnt_requests: LearntQuota | None = None
+        self._learnt_tokens: LearntQuota | None = None
+        self._rpm, self._tpm, self._concurrency = rpm, tpm, concurrency
 
     @classmethod
-    def of(cls, config: ProviderConfig, in_use: int = 0, before: Limits | None = None) -> Limits | None:
-        """The limits of a configuration; None when it sets none.
+    def of(
+        cls, config: ProviderConfig, in_use: int = 0, before: Limits | None = None, policy: LimitPolicy | None = None
+    ) -> Limits | None:
+        """The limits of a configuration; None when it sets none and ``policy`` wants none found out.
 
-        ``in_use`` calls are under way; what ``before`` has counted goes on counting.
+        ``in_use`` calls are under way. ``before``, if there is one, is changed and returned: what it has counted goes
+        on counting. Only what it has learnt is forgotten, for the key, address or model may be another one now.
         """
-        if config.rpm_limit is None and config.tpm_limit is None and config.max_concurrency is None:
+        adapts = policy is not None and policy.adaptive
+        if config.rpm_limit is None and config.tpm_limit is None and config.max_concurrency is None and not adapts:
             return None
-        limits = cls(rpm=config.rpm_limit, tpm=config.tpm_limit, concurrency=config.max_concurrency)
-        limits._take_over(in_use, before)
+        limits = cls(in_use=in_use) if before is None else before
+        limits.configure(config, policy)
         return limits
 
-    def _take_over(self, in_use: int, before: Limits | None) -> None:
-        self._in_use = in_use
-        if before is not None:
-            self._calls.extend(before._calls)  # noqa: SLF001  # another of this class
-            self._tokens.extend(before._tokens)  # noqa: SLF001
-            self._spent = before._spent  # noqa: SLF001
+    def configure(self, config: ProviderConfig, policy: LimitPolicy | None = None) -> None:
+        """Take over what the configuration says now."""
+        self._rpm, self._tpm, self._concurrency = config.rpm_limit, config.tpm_limit, config.max_concurrency
+        if self._adaptive is not None:
+            self._adaptive.bound(self._concurrency)
+        elif policy is not None and policy.adaptive:
+            self._adaptive = AdaptiveLimit(policy, self._concurrency)
+        self._learnt_requests = self._learnt_tokens = None
+
+    @property
+    def in_use(self) -> int:
+        """Calls under way."""
+        return self._in_use
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many calls may be under way, as configured or found out; None for any number."""
+        return self._concurrency if self._adaptive is None else int(self._adaptive.limit)
 
     @property
     def full(self) -> bool:
         """Whether as many calls as allowed are under way: only the end of one of them makes room."""
-        return self._concurrency is not None and self._in_use >= self._concurrency
+        concurrency = self._concurrency if self._adaptive is None else self._adaptive.limit
+        return concurrency is not None and self._in_use + 1 > concurrency
 
-    def wait_time(self, at: float) -> float:
-        """Seconds until a lease may be had; ``inf`` when that depends on a call under way."""
+    @property
+    def wakes(self) -> bool:
+        """Whether the end of a call under way may make room: a place, or tokens that were estimated too high."""
+        return self.full or (self.counts_tokens and self._under_way > 0)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether an estimate of a call's tokens is of any use."""
+        return self._tpm is not None or self._learnt_tokens is not None
+
+    def wait_time(self, at: float, tokens: int = 0) -> float:
+        """Seconds until a lease for ``tokens`` (0: unknown) may be had; ``inf`` when it depends on a call under way."""
         if self.full:
             return inf
         wait = 0.0
-        if self._rpm is not None and len(self._calls) == self._rpm:
-            wait = self._calls[0] + MINUTE - at
+        if self._rpm is not None:
+            wait = self._until_callable(at, self._rpm)
         if self._tpm is not None:
-            self._forget(at)
-            if self._spent >= self._tpm:
-                wait = max(wait, self._until_affordable(at))
-        return max(wait, 0.0)
+            wait = max(wait, self._until_affordable(at, self._tpm - max(tokens, 1)))
+        if self._learnt_requests is not None:
+            wait = max(wait, self._learnt_requests.wait_time(at, 1))
+        if self._learnt_tokens is not None:
+            wait = max(wait, self._learnt_tokens.wait_time(at, max(tokens, 1)))
+        return wait
 
-    def acquire(self, at: float) -> None:
-        """Take a lease."""
+    def acquire(self, at: float, tokens: int = 0) -> Lease:
+        """Take a lease for a call of about so many tokens."""
+        lease = Lease(self, at, tokens)
         self._in_use += 1
+        self._under_way += tokens
         if self._rpm is not None:
             self._calls.append(at)
+        if self._tpm is not None:
+            self._charge(lease, tokens)
+        if self._learnt_requests is not None:
+            self._learnt_requests.take(1)
+        if self._learnt_tokens is not None:
+            self._learnt_tokens.take(tokens)
+        return lease
 
-    def release(self, at: float, tokens: int) -> None:
-        """Give the lease back; ``tokens`` is what the call used, prompt and completion."""
+    def release(
+        self, lease: Lease | None, at: float, verdict: Verdict = Verdict.SUCCESS, *, tokens: int | None = None,
+        latency: float | None = None, error: OrchestratorError | None = None,
+    ) -> None:
+        """Give the lease back; a second time changes nothing. None is a call that began before there were limits.
+
+        ``tokens``: what the call used, prompt and completion. When the provider did not tell (``None``), a call that it
+        refused is taken as free, and any other (answered without usage, timed out, cut, cancelled, failed) keeps
+        its estimate: the provider may have counted it. ``latency``: seconds to the first token, or of a plain call.
+        """
+        if lease is not None:
+            if lease.released:
+                return
+            lease.released = True
+        if lease is None or lease.limits is not self:
+            self._in_use -= 1
+            if self._tpm is not None and tokens:
+                self._charge(Lease(self, at, tokens), tokens)
+            return
+        if self._adaptive is not None:
+            if verdict is Verdict.SUCCESS:
+                self._adaptive.answered(lease.at, at, self._in_use, latency)
+            elif verdict is Verdict.LIMITED or (verdict is Verdict.FAILURE and isinstance(error, _TOO_MUCH)):
+                self._adaptive.dropped(lease.at, at)
         self._in_use -= 1
-        if self._tpm is not None and tokens:
-            self._tokens.append((at, tokens))
-            self._spent += tokens
+        self._under_way -= lease.tokens
+        self._settle(lease, _used(lease, error) if tokens is None else tokens)
 
-    def _forget(self, at: float) -> None:
-        while self._tokens and self._tokens[0][0] <= at - MINUTE:
-            self._spent -= self._tokens.popleft()[1]
+    def learn(self, report: RateLimits, at: float) -> None:
+        """Take what a response told of the provider's limits, while the call that brought it is under way."""
+        if report.requests is not None:
+            if self._learnt_requests is None:
+                self._learnt_requests = LearntQuota()
+            self._learnt_requests.report(report.requests, at, max(self._in_use - 1, 0))
+        if report.tokens is not None:
+            if self._learnt_tokens is None:
+                self._learnt_tokens = LearntQuota()
+            self._learnt_tokens.report(report.tokens, at, self._under_way)
 
-    def _until_affordable(self, at: float) -> float:
+    def learnt(self, at: float) -> RateLimits:
+        """What is known of the provider's own limits now."""
+        requests, tokens = self._learnt_requests, self._learnt_tokens
+        return RateLimits(
+            None if requests is None else requests.told(at), None if tokens is None else tokens.told(at)
+        )
+
+    def _charge(self, lease: Lease, tokens: int) -> None:
+        lease.charged = tokens
+        self._charges.append(lease)
+        self._spent += tokens
+
+    def _settle(self, lease: Lease, used: int) -> None:
+        """Let the real usage replace the estimate."""
+        if lease.charged is not None:
+            self._spent += used - lease.charged
+            lease.charged = used
+        if self._learnt_tokens is not None:
+            self._learnt_tokens.give_back(lease.tokens - used, lease.at)
+
+    def _until_callable(self, at: float, rpm: int) -> float:
+        """Seconds until the last minute holds fewer than ``rpm`` calls."""
+        calls = self._calls
+        while calls and calls[0] + MINUTE <= at:
+            calls.popleft()
+        return calls[len(calls) - rpm] + MINUTE - at if len(calls) >= rpm else 0.0
+
+    def _until_affordable(self, at: float, room: int) -> float:
+        """Seconds until the last minute holds at most ``room`` tokens, or none at all."""
+        charges = self._charges
+        while charges and charges[0].at + MINUTE <= at:
+            oldest = charges.popleft()
+            self._spent -= oldest.charged or 0
+            oldest.charged = None
         left = self._spent
-        for when, tokens in self._tokens:
-            left -= tokens
-            if self._tpm is not None and left < self._tpm:
-                return when + MINUTE - at
+        if left <= max(room, 0):
+            return 0.0
+        for lease in charges:
+            left -= lease.charged or 0
+            if left <= max(room, 0):
+                return lease.at + MINUTE - at
         return 0.0
+
+
+def _used(lease: Lease, error: OrchestratorError | None) -> int:
+    refused = isinstance(error, _REFUSALS) and not isinstance(error, ContentFilteredError)
+    return 0 if refused else lease.tokens

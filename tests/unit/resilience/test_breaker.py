@@ -55,10 +55,14 @@ def events():
 
 @pytest.fixture
 def make(clock, events):
-    """A breaker on that clock which takes fields of its policy by name, and by default has no jitter and no ramp."""
+    """A breaker on that clock which takes fields of its policy by name, and by default has no jitter and no ramp.
+
+    Refused credentials, the shortest way to open it, take it out for no longer than anything else does.
+    """
 
     def make(listeners=(), exclude=(), state_storage=None, random=None, **policy):
-        settings = BreakerPolicy(**{"break_jitter": 0, "ramp": 0, **policy})
+        plain = {"break_jitter": 0, "ramp": 0, "credentials_break": policy.get("break_base", 5)}
+        settings = BreakerPolicy(**{**plain, **policy})
         return ProviderBreaker(settings, name="giga", clock=clock, on_change=events.append, random=random,
                                listeners=listeners, exclude=exclude, state_storage=state_storage)
 
@@ -206,7 +210,7 @@ def test_while_open_nothing_is_admitted_and_the_error_says_until_when(make, cloc
         breaker.acquire()
     error = caught.value
     assert (error.provider, error.retry_after, error.verdict) == ("giga", 3.0, NEUTRAL)
-    assert str(error) == "giga: the circuit is open (retry after 3 s)"
+    assert str(error) == "giga: the circuit is open: credentials refused (retry after 3 s)"
 
 
 def test_the_error_is_aiobreakers_too_and_its_times_are_true(make, clock):
@@ -521,6 +525,334 @@ def test_a_failure_pattern_in_the_ramp_opens_it(make, clock, events):
     probe(breaker, clock, SUCCESS)
     calls(breaker, SUCCESS, *[FAILURE] * 5)
     assert moves(events)[-1] == ("ramp", "open")
+
+
+# ---------------------------------------------------------------- refused credentials
+
+
+def test_refused_credentials_are_asked_about_rarely(make, clock):
+    breaker = make(credentials_break=60)
+    waits = []
+    for _ in range(5):
+        probe(breaker, clock, CREDENTIALS)
+        waits.append(breaker.wait_time())
+    assert waits == [60, 120, 240, 300, 300]
+
+
+def test_all_breaks_grow_together_whatever_they_are_for(make, clock):
+    breaker = make(credentials_break=60)
+    waits = []
+    for verdict in (CREDENTIALS, FAILURE, CREDENTIALS, FAILURE):
+        probe(breaker, clock, verdict)
+        if breaker.phase == "closed":
+            breaker.open()
+        waits.append(breaker.wait_time())
+    assert waits == [60, 10, 240, 40]
+
+
+def test_a_break_for_credentials_is_jittered_and_no_longer_than_the_maximum(make):
+    breaker = make(credentials_break=60, break_jitter=0.5, random=Random(7))
+    trip(breaker)
+    assert breaker.wait_time() == pytest.approx(60 * (1 + Random(7).uniform(0, 0.5)))
+    breaker = make(credentials_break=60, break_max=30)
+    trip(breaker)
+    assert breaker.wait_time() == 30
+
+
+def test_it_tells_whether_refused_credentials_keep_it_open(make, clock):
+    breaker = make()
+    told = [breaker.credentials_refused]
+    trip(breaker)
+    told.append(breaker.credentials_refused)
+    clock.now += 5
+    breaker.release(breaker.acquire(), NEUTRAL)
+    told.append((breaker.phase, breaker.credentials_refused))
+    probe(breaker, clock, FAILURE)
+    told.append(breaker.credentials_refused)
+    probe(breaker, clock, CREDENTIALS)
+    told.append(breaker.credentials_refused)
+    probe(breaker, clock, SUCCESS)
+    told.append(breaker.credentials_refused)
+    assert told == [False, True, ("half-open", True), False, True, False]
+
+
+@pytest.mark.parametrize("verb", ["reset", "isolate"])
+def test_by_hand_refused_credentials_are_forgotten(make, verb):
+    breaker = make()
+    trip(breaker)
+    getattr(breaker, verb)()
+    assert breaker.credentials_refused is False
+
+
+# ---------------------------------------------------------------- the last resort
+
+
+def opened(make, **policy):
+    breaker = make(**policy)
+    breaker.open()
+    return breaker
+
+
+def last_resort(breaker, verdict, **options):
+    breaker.release(breaker.acquire(last_resort=True), verdict, **options)
+
+
+def test_as_the_last_resort_an_open_one_gives_a_probe(make, clock, events):
+    breaker = opened(make, ramp=10)
+    clock.now += 1
+    with pytest.raises(CircuitOpenError):
+        breaker.acquire()
+    permit = breaker.acquire(last_resort=True)
+    assert (permit.probe, breaker.phase) == (True, "half-open")
+    breaker.release(permit, SUCCESS)
+    assert breaker.phase == "ramp"
+    assert reasons(events) == ["opened by hand", "last resort", "probe succeeded"]
+
+
+def test_where_a_call_is_admitted_anyway_the_last_resort_is_nothing_special(make, clock, events):
+    breaker = make()
+    assert breaker.last_resort_wait() == 0
+    assert breaker.acquire(last_resort=True).probe is False
+    breaker.open()
+    clock.now += 5
+    assert breaker.last_resort_wait() == 0
+    assert breaker.acquire(last_resort=True).probe
+    assert reasons(events) == ["opened by hand", "break over"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [(FAILURE, "probe failed"), (LIMITED, "probe was rate-limited"), (NEUTRAL, "probe undecided")],
+)
+def test_after_a_last_resort_probe_that_does_not_succeed_the_break_goes_on(make, clock, events, verdict, reason):
+    breaker = opened(make)
+    for left in (4, 3, 2, 1):
+        clock.now += 1
+        last_resort(breaker, verdict)
+        assert (breaker.phase, breaker.wait_time()) == ("open", left)
+        assert (reasons(events)[-1], events[-1].retry_after) == (reason, left)
+    clock.now += 1
+    calls(breaker, FAILURE)
+    assert breaker.wait_time() == 10, "and the next break is as long as without them"
+
+
+def test_a_busy_outage_of_a_minute_does_not_make_breaks_longer_by_its_last_resort_probes(make, clock, events):
+    quiet, busy = opened(make), opened(make)
+    for _ in range(60):
+        clock.now += 1
+        for breaker, desperate in ((quiet, False), (busy, True)):
+            if not breaker.wait_time():
+                calls(breaker, FAILURE)
+            elif desperate:
+                last_resort(breaker, FAILURE)
+    assert busy.wait_time() == quiet.wait_time() == 15  # 5 + 10 + 20 + 40 s
+
+
+def test_a_last_resort_probe_that_fails_after_the_break_is_the_probe_after_it(make, clock):
+    breaker = opened(make)
+    clock.now += 4
+    permit = breaker.acquire(last_resort=True)
+    clock.now += 2
+    breaker.release(permit, FAILURE)
+    assert breaker.wait_time() == 10
+
+
+@pytest.mark.parametrize(("probe_timeout", "looked", "wait"), [(2, 2.5, 1.5), (20, 25, 5)])
+def test_a_hung_last_resort_probe_fails_at_its_deadline(make, clock, probe_timeout, looked, wait):
+    breaker = opened(make, probe_timeout=probe_timeout)
+    clock.now += 1
+    breaker.acquire(last_resort=True)
+    clock.now += looked
+    assert (breaker.phase, breaker.wait_time()) == ("open", wait)
+
+
+@pytest.mark.parametrize(("asked", "wait"), [(1, 4), (60, 60), (nan, 4), (86_400, 300)])
+def test_a_last_resort_probe_may_be_told_to_come_later_still(make, clock, asked, wait):
+    breaker = opened(make)
+    clock.now += 1
+    last_resort(breaker, FAILURE, retry_after=asked)
+    assert breaker.wait_time() == wait
+
+
+def test_refused_credentials_are_news_for_a_last_resort_probe(make, clock):
+    breaker = opened(make, credentials_break=60)
+    clock.now += 1
+    last_resort(breaker, CREDENTIALS)
+    assert (breaker.credentials_refused, breaker.wait_time()) == (True, 120)
+    breaker = opened(make, credentials_break=1, break_base=60)
+    clock.now += 10
+    last_resort(breaker, CREDENTIALS)
+    assert breaker.wait_time() == 50, "what was left of the break is more"
+
+
+def test_last_resort_probes_are_a_tenth_of_a_break_apart(make, clock):
+    breaker = opened(make)
+    probes = []
+    for _ in range(3000):
+        clock.now += 0.001
+        if breaker.last_resort_wait():
+            with pytest.raises(CircuitOpenError):
+                breaker.acquire(last_resort=True)
+        else:
+            probes.append(round(clock.now, 2))
+            last_resort(breaker, FAILURE)
+    assert probes == [1000.5, 1001, 1001.5, 1002, 1002.5, 1003]
+
+
+def test_the_spacing_counts_from_the_end_of_the_probe(make, clock):
+    breaker = opened(make)
+    clock.now += 1
+    permit = breaker.acquire(last_resort=True)
+    clock.now += 2
+    breaker.release(permit, FAILURE)
+    assert breaker.last_resort_wait() == 0.5
+
+
+def test_the_refusal_of_a_last_resort_says_when_one_is_admitted(make, clock):
+    breaker = opened(make)
+    clock.now += 0.25
+    with pytest.raises(CircuitOpenError) as caught:
+        breaker.acquire(last_resort=True)
+    assert caught.value.retry_after == breaker.last_resort_wait() == 0.25
+    assert breaker.wait_time() == 4.75
+
+
+def test_last_resort_probes_are_sent_one_after_the_other(make, clock):
+    breaker = opened(make, probes=3, probe_timeout=20)
+    clock.now += 1
+    first = breaker.acquire(last_resort=True)
+    for desperate in (True, False):
+        with pytest.raises(CircuitOpenError, match="probes are under way"):
+            breaker.acquire(last_resort=desperate)
+    assert (breaker.last_resort_wait(), breaker.wait_time()) == (4, 4)
+    clock.now += 4
+    assert breaker.acquire().probe, "the break would be over by now"
+    breaker.release(first, SUCCESS)
+    assert breaker.phase == "half-open"
+
+
+def test_after_the_first_success_the_others_are_asked_for_without_a_last_resort(make, clock):
+    breaker = opened(make, probes=2)
+    clock.now += 1
+    last_resort(breaker, SUCCESS)
+    calls(breaker, NEUTRAL)
+    assert breaker.phase == "half-open"
+    calls(breaker, SUCCESS)
+    assert breaker.phase == "closed"
+
+
+def test_a_later_probe_of_a_break_cut_short_may_fail_it_too(make, clock):
+    breaker = opened(make, probes=2)
+    clock.now += 1
+    last_resort(breaker, SUCCESS)
+    calls(breaker, FAILURE)
+    assert (breaker.phase, breaker.wait_time()) == ("open", 4)
+
+
+def test_refused_credentials_are_not_asked_about_as_the_last_resort(make, clock):
+    breaker = make(credentials_break=60)
+    trip(breaker)
+    clock.now += 20
+    assert breaker.last_resort_wait() == breaker.wait_time() == 40
+    with pytest.raises(CircuitOpenError, match="credentials refused"):
+        breaker.acquire(last_resort=True)
+    clock.now += 40
+    assert breaker.acquire(last_resort=True).probe
+
+
+def test_an_isolated_one_is_nobodys_last_resort(make, clock):
+    breaker = opened(make)
+    breaker.isolate()
+    clock.now += 1
+    assert breaker.last_resort_wait() == inf
+    with pytest.raises(CircuitOpenError, match="isolated"):
+        breaker.acquire(last_resort=True)
+
+
+def test_a_break_that_a_lucky_probe_has_cut_short_is_resumed_by_the_next_trip(make, clock):
+    breaker = opened(make, break_base=40)
+    clock.now += 10
+    last_resort(breaker, SUCCESS)
+    clock.now += 5
+    calls(breaker, *[FAILURE] * 5)
+    assert breaker.wait_time() == 25
+    clock.now += 25
+    calls(breaker, FAILURE)
+    assert breaker.wait_time() == 80
+
+
+def test_a_call_cancelled_after_a_lucky_probe_is_no_trip(make, clock):
+    breaker = opened(make, break_base=40)
+    clock.now += 10
+    last_resort(breaker, SUCCESS)
+    calls(breaker, NEUTRAL)
+    assert breaker.phase == "closed"
+
+
+def test_after_a_healthy_window_there_is_nothing_to_resume(make, clock):
+    breaker = opened(make, break_base=100, window=20)
+    clock.now += 10
+    last_resort(breaker, SUCCESS)
+    clock.now += 20
+    calls(breaker, *[FAILURE] * 5)
+    assert breaker.wait_time() == 100
+
+
+@pytest.mark.parametrize("verb", ["reset", "open", "half_open"])
+def test_by_hand_there_is_nothing_to_resume_either(make, clock, verb):
+    breaker = opened(make, break_base=40)
+    clock.now += 10
+    last_resort(breaker, SUCCESS)
+    getattr(breaker, verb)()
+    if breaker.phase != "open":
+        calls(breaker, *[FAILURE] * 5 if breaker.phase == "closed" else [FAILURE])
+    assert breaker.wait_time() == (40 if verb == "reset" else 80)
+
+
+def test_it_says_why_it_is_as_it_is(make, clock):
+    breaker = make(ramp=10)
+    told = [breaker.reason]
+    calls(breaker, *[FAILURE] * 5)
+    told.append(breaker.reason)
+    clock.now += 1
+    permit = breaker.acquire(last_resort=True)
+    told.append(breaker.reason)
+    breaker.release(permit, SUCCESS)
+    told.append(breaker.reason)
+    clock.now += 10
+    told.append(breaker.reason)
+    assert told == [None, "5 failures in a row", "last resort", "probe succeeded", "ramp over"]
+
+
+# ---------------------------------------------------------------- flapping
+
+
+def a_call_a_second(breaker, clock, seconds, well):
+    """How many of them reached the provider."""
+    sent = 0
+    for _ in range(seconds):
+        clock.now += 1
+        if not breaker.wait_time():
+            calls(breaker, SUCCESS if well(clock.now) else FAILURE)
+            sent += 1
+    return sent
+
+
+def test_a_provider_that_comes_and_goes_for_an_hour_gets_longer_breaks_and_then_short_ones_again(make, clock, events):
+    breaker = make(ramp=10)
+    begun = clock.now
+    sent = a_call_a_second(breaker, clock, 3600, lambda at: (at - begun) % 20 < 10)
+    breaks = [event.retry_after for event in events if event.new == "open"]
+    assert breaks[:7] == [5, 10, 20, 40, 80, 160, 300]
+    assert set(breaks[7:]) == {300}
+    assert len(breaks) <= 7 + 3600 // 300
+    assert sent < 3600 / 10, "it is up half of the time, but nobody relies on it"
+
+    a_call_a_second(breaker, clock, 300 + 7 * 60 + 10, lambda _: True)
+    assert breaker.phase == "closed"
+    events.clear()
+    a_call_a_second(breaker, clock, 5, lambda _: False)
+    assert [event.retry_after for event in events] == [5]
 
 
 # ---------------------------------------------------------------- by hand, disabled
@@ -888,11 +1220,11 @@ async def test_an_error_that_says_nothing_about_the_provider_is_not_judged(live,
 
 async def test_our_errors_say_themselves_what_the_breaker_sees(live):
     async def work():
-        raise AuthenticationError("401", retry_after=30)
+        raise AuthenticationError("401", retry_after=70)
 
     with pytest.raises(AuthenticationError):
         await live.call_async(work)
-    assert (live.phase, live.wait_time()) == ("open", 30)
+    assert (live.phase, live.wait_time()) == ("open", 70)
 
 
 async def test_an_exclusion_that_raises_excludes_nothing(live, caplog):

@@ -38,6 +38,21 @@ def test_both_fade_so_what_was_spent_comes_back():
     assert spent(budget, 100 * TAU) == 5  # and nothing of the calls
 
 
+def test_what_was_ten_seconds_ago_counts_a_third():
+    budget = RetryBudget(1.0, 0)
+    for _ in range(100):
+        budget.call(50.0)
+    assert spent(budget, 60.0) == 37  # 100 / e = 36.8
+
+
+def test_calls_of_long_ago_do_not_fade_those_of_now():
+    budget = RetryBudget(1.0, 0)
+    budget.call(0.0)
+    for _ in range(10):
+        budget.call(1000.0)
+    assert spent(budget, 1000.0) == 10
+
+
 def test_a_clock_that_stands_still_or_steps_back_changes_nothing():
     budget = RetryBudget(0.5, 0)
     for at in (5.0, 5.0, 4.0, 5.0):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
-from orchestrator.resilience.deadline import Watch
+from orchestrator.resilience.deadline import Guard, Watch
 
 
 async def wait_under(watch: Watch, limit: float, sleep: float) -> str:
@@ -110,11 +111,91 @@ async def test_without_a_task_the_guard_lapses():
 
 
 async def test_a_guard_without_task_and_without_lapse_is_only_forgotten():
-    watch = Watch(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    errors = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    watch = Watch(loop)
     guard = watch.arm(1.0)
     guard.take(None)
     await asyncio.sleep(2)
-    assert len(watch) == 0
+    assert (len(watch), guard.expired, errors) == (0, True, [])
+
+
+async def test_a_guard_that_lapsed_is_armed_again_by_moving_it():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    lapsed = []
+    guard = watch.arm(loop.time() + 1)
+    guard.take(None)
+    guard.lapse = lambda: lapsed.append(loop.time())
+    await asyncio.sleep(2)
+    watch.move(guard, loop.time() + 5)
+    await asyncio.sleep(10)
+    assert lapsed == [pytest.approx(1), pytest.approx(7)]
+
+
+async def test_no_timer_is_set_where_the_one_there_is_will_do_or_nobody_waits():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    scheduled = []
+    plain = loop.call_at
+    loop.call_at = lambda when, *args, **more: scheduled.append(when) or plain(when, *args, **more)
+    guard = watch.arm(5.0)
+    guard.take(None)
+    watch.move(guard, 5.0)
+    watch.move(guard, 8.0)
+    for _ in range(3):
+        watch.disarm(watch.arm(9.0))
+    assert scheduled == [5.0]
+    watch._sweep()  # the timer of 5.0, early: it moves on to the guard's new limit
+    watch.disarm(guard)
+    watch._sweep()
+    del loop.call_at
+    assert scheduled == [5.0, 8.0]
+
+
+async def test_who_swallows_the_cancellation_is_cancelled_again_two_seconds_later():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    guard = watch.arm(loop.time() + 1)
+    cancelled_at = []
+    for _ in range(3):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(100)
+        cancelled_at.append(loop.time())
+    watch.disarm(guard)
+    assert cancelled_at == [pytest.approx(1), pytest.approx(3), pytest.approx(5)]
+    assert guard.settle()
+    assert asyncio.current_task().cancelling() == 0
+
+
+async def test_settling_twice_takes_back_no_cancellation_from_outside():
+    task = asyncio.current_task()
+    guard = Guard(1.0, task)
+    guard.expire()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(1)
+    assert [guard.settle(), guard.settle(), task.cancelling()] == [False, False, 1]
+    task.uncancel()
+
+
+async def test_a_guard_that_was_settled_serves_again():
+    task = asyncio.current_task()
+    guard = Guard(1.0, task)
+    for _ in range(2):
+        guard.expire()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        assert guard.settle()
+        assert task.cancelling() == 0
+
+
+def test_without_a_task_a_cancellation_goes_on_and_nothing_else_becomes_one():
+    cancelled = asyncio.CancelledError()
+    guard = Guard(1.0, None)
+    assert guard.cancellation(cancelled) is cancelled
+    assert guard.cancellation(ValueError()) is None
 
 
 async def test_the_sweep_moves_on_to_the_next_nearest_limit():

@@ -90,6 +90,12 @@ async def test_retry_after_is_slept_exactly_and_on_the_loops_clock():
     assert [delay for _, delay in seen] == [7]
 
 
+async def test_every_later_wait_is_slept_too():
+    begun = asyncio.get_running_loop().time()
+    assert await count_attempts(RateLimitError(retry_after=7)) == 4
+    assert asyncio.get_running_loop().time() == pytest.approx(begun + 21)
+
+
 async def test_without_budget_there_is_no_retry_and_each_retry_takes_from_it():
     assert await count_attempts(ServerError(), afford=lambda: False) == 1
     budget = iter([True, True, False])
@@ -100,13 +106,18 @@ async def test_without_budget_there_is_no_retry_and_each_retry_takes_from_it():
 
 async def test_a_wait_that_ends_after_the_deadline_is_not_begun():
     assert await count_attempts(RateLimitError(retry_after=5), remaining=4) == 1
+    assert await count_attempts(RateLimitError(retry_after=5), remaining=5) == 1
+    assert await count_attempts(RateLimitError(retry_after=5), remaining=5.1) == 4
 
 
 async def test_a_long_retry_after_is_left_to_another_provider_where_there_is_one():
     assert await count_attempts(RateLimitError(retry_after=5), others_in=0) == 1
     assert await count_attempts(OverloadedError(retry_after=5), others_in=0) == 1
     assert await count_attempts(RateLimitError(retry_after=5), others_in=4.9) == 1
+    assert await count_attempts(RateLimitError(retry_after=5), others_in=5) == 1
     assert await count_attempts(RateLimitError(retry_after=5), others_in=5.1) == 4
+    patient = RetryPolicy(max_retries=3, patience=5)
+    assert await count_attempts(RateLimitError(retry_after=5), policy=patient, others_in=0) == 4
     assert await count_attempts(RateLimitError(retry_after=0.2), others_in=0) == 4
 
 
