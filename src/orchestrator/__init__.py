@@ -1,6 +1,15 @@
 """Answers a prompt as long as any configured LLM provider can: ``await Router(...).route(prompt)``."""
 
-from orchestrator.core.config import BreakerPolicy, GenerationParams, ProviderConfig, RetryPolicy, Timeouts
+from orchestrator.core.config import (
+    BreakerPolicy,
+    GenerationParams,
+    HedgePolicy,
+    LimitPolicy,
+    ProviderConfig,
+    RecoveryPolicy,
+    RetryPolicy,
+    Timeouts,
+)
 from orchestrator.core.errors import (
     AllProvidersFailedError,
     AuthenticationError,
@@ -33,6 +42,7 @@ from orchestrator.core.types import (
     ReasoningDelta,
     Request,
     ResponseFormat,
+    Restarted,
     StreamEvent,
     TextDelta,
     TextPart,
@@ -60,8 +70,10 @@ __all__ = [
     "ContextWindowExceededError",
     "Finished",
     "GenerationParams",
+    "HedgePolicy",
     "ImagePart",
     "InvalidRequestError",
+    "LimitPolicy",
     "MalformedResponseError",
     "Message",
     "ModelNotFoundError",
@@ -74,8 +86,10 @@ __all__ = [
     "QuotaExceededError",
     "RateLimitError",
     "ReasoningDelta",
+    "RecoveryPolicy",
     "Request",
     "ResponseFormat",
+    "Restarted",
     "RetryPolicy",
     "Router",
     "RouterClosedError",

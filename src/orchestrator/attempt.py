@@ -5,30 +5,45 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from orchestrator.candidate import Candidate
 from orchestrator.core.config import Timeouts
 from orchestrator.core.errors import OrchestratorError, TimeoutError, Verdict
+from orchestrator.core.estimate import completion_tokens, prompt_tokens
 from orchestrator.core.events import AttemptEnded, AttemptStarted, Event, Outcome
-from orchestrator.core.types import Attempt, Completion, Request
+from orchestrator.core.types import Attempt, Completion, Request, Usage
 from orchestrator.providers._errors import wrap_foreign
+from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit
 from orchestrator.resilience.deadline import EPSILON, Guard, Watch
+from orchestrator.resilience.queue import Rank
+from orchestrator.waiting import Place
 
-__all__ = ["Call", "Running"]
+__all__ = ["Call", "Contest", "Running", "reads_stream"]
+
+
+class Contest(Protocol):
+    """What an attempt tells the race it takes part in, where a router hedges."""
+
+    def began(self, running: Running, /) -> bool:
+        """It has begun; whether it is a hedge."""
+
+    def answered(self, running: Running, answer: Completion | None, /) -> None:
+        """Its whole plain ``answer``, or the first token of a stream (None), is there."""
 
 
 class Call:
     """One request on its way: what was asked, the one deadline, and what happened so far."""
 
     __slots__ = (
-        "attempts", "deadline", "emit", "id", "listening", "loop", "request", "spent", "started",
-        "stream_plain", "total", "watch", "window",
+        "_prompt_tokens", "adapt", "attempts", "deadline", "emit", "id", "last_resort", "listening", "loop", "place",
+        "priority", "probed", "race", "request", "spent", "started", "stream_plain", "total", "watch", "window",
     )
 
     def __init__(
         self, request: Request, *, id: int, timeout: float, loop: asyncio.AbstractEventLoop, watch: Watch,
-        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False,
+        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False, priority: int = 0,
     ) -> None:
         self.request = request
         self.id = id
@@ -37,36 +52,67 @@ class Call:
         self.emit = emit
         self.listening = listening
         self.stream_plain = stream_plain
+        self.priority = priority
+        self.place: Place | None = None  # while it waits
+        self.last_resort: Candidate | None = None  # may be asked although its circuit is open
+        self.probed: tuple[str, ...] = ()  # as a last resort, in vain
         self.started = loop.time()
         self.deadline = self.started + timeout
         self.total = request.timeouts.total  # as configured; a caller's own `timeout` blames nobody
         self.attempts: list[Attempt] = []
         self.spent: set[str] = set()
         self.window = 0
+        self._prompt_tokens: int | None = None
+        self.race: Contest | None = None
+        self.adapt: Callable[[BaseProvider, Request], Request] | None = None  # what this provider is asked instead
 
     def remaining(self) -> float:
         """Seconds until the deadline."""
         return self.deadline - self.loop.time()
 
+    @property
+    def rank(self) -> Rank:
+        """Who is served first: the more important, then the older."""
+        return self.priority, self.id
+
+    def tokens(self, candidate: Candidate) -> int:
+        """About how many it would take of this provider; 0 where nobody counts them."""
+        limits = candidate.limits
+        if limits is None or not limits.counts_tokens:
+            return 0
+        if self._prompt_tokens is None:
+            self._prompt_tokens = prompt_tokens(self.request)
+        return self._prompt_tokens + completion_tokens(self.request, candidate.view.written)
+
+    def stop_waiting(self, served_at: float | None = None) -> None:
+        """Leave the queue: for a call that was just admitted, or for good."""
+        place, self.place = self.place, None
+        if place is not None:
+            place.leave(served_at)
+
 
 class Running:
     """One attempt under way; gives permit and lease back exactly once, whatever happens."""
 
-    __slots__ = ("call", "candidate", "done", "permit", "record", "streamed")
+    __slots__ = ("call", "candidate", "done", "permit", "race", "record", "streamed")
 
     def __init__(self, call: Call, candidate: Candidate, permit: Permit, at: float) -> None:
         self.call = call
         self.candidate = candidate
         self.permit = permit
         self.done = False
-        # A plain call may be read as a stream, so that silence is noticed as early as in one.
-        self.streamed = call.request.stream or (call.stream_plain and candidate.provider.streams_usage)
-        self.record = Attempt(candidate.name, candidate.model, len(call.attempts) + 1, at)
-        if not call.attempts or not any(attempt.provider == candidate.name for attempt in call.attempts):
+        if call.place is not None:
+            call.stop_waiting(at)
+        self.streamed = reads_stream(call, candidate)
+        self.record = record = Attempt(candidate.name, candidate.model, len(call.attempts) + 1, at)
+        self.race = call.race
+        if self.race is not None and self.race.began(self):
+            record.hedge = True  # an extra call earns no share of another one
+        elif not call.attempts or not any(attempt.provider == candidate.name for attempt in call.attempts):
             candidate.budget.call(at)
-        call.attempts.append(self.record)
+        call.attempts.append(record)
         if call.listening:
-            call.emit(AttemptStarted(at, call.id, self.record.number, candidate.name, candidate.model))
+            call.emit(AttemptStarted(at, call.id, record.number, candidate.name, candidate.model, record.hedge))
 
     @property
     def opening_phase(self) -> str:
@@ -92,6 +138,9 @@ class Running:
         if cancellation is not None or not isinstance(exc, Exception | asyncio.CancelledError):
             self.end(Verdict.NEUTRAL, "cancelled")
             return cancellation or exc
+        usage = getattr(exc, "usage", None)  # a provider tells what it knew when it was interrupted
+        if isinstance(usage, Usage):
+            self.record.usage = usage
         error = self._late(phase, waited, allowed) if late else wrap_foreign(
             exc, provider=self.candidate.name, model=self.candidate.model
         )
@@ -112,8 +161,8 @@ class Running:
 
     def failed(self, error: OrchestratorError) -> None:
         """The attempt ended with this error."""
-        self.record.error = error
         error.recorded = True
+        self.record.error = error
         self.end(error.verdict, "error", error=error)
 
     def succeed(self, answer: Completion, busy: float | None = None) -> Completion:
@@ -125,6 +174,8 @@ class Running:
         record.usage = usage = answer.usage
         view = candidate.view
         view.answered(at, at - record.started if busy is None else busy, usage, len(answer.text))
+        if answer.cost is None and usage is not None and view.input_price is not None:
+            answer.cost = view.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
         if answer.cost is not None:
             view.cost += answer.cost
         answer.provider = candidate.name
@@ -134,9 +185,35 @@ class Running:
         answer.attempts = tuple(call.attempts)
         if len(call.attempts) > 1:
             self._forget_frames()
-        tokens = usage.total_tokens if usage is not None else 0
+        tokens = usage.total_tokens if usage is not None else None
         self.end(Verdict.SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
         return answer
+
+    def lose(self, enough: float, answer: Completion | None) -> None:
+        """Another attempt got its first token, or its whole ``answer``, in ``enough`` seconds: this one is cancelled.
+
+        That is no failure. But who is late again and again, and never answers in between, would pass for healthy for
+        ever: after as many lost races as failures open its breaker, the next ones are taken for timeouts.
+        """
+        if self.done:
+            return
+        call, candidate, record = self.call, self.candidate, self.record
+        record.lost = True
+        at = call.loop.time()
+        waited = at - record.started
+        lateness = candidate.lateness
+        if lateness is not None and lateness.lost(waited, enough, streamed=self.streamed):
+            usage, length = (None, 0) if answer is None else (answer.usage, len(answer.text))
+            candidate.view.lost(at, waited, usage, length)
+            if lateness.lost_in_a_row > candidate.breaker.policy.consecutive_failures:
+                error = TimeoutError(phase=self.opening_phase, provider=candidate.name, model=candidate.model)
+                self.end(Verdict.FAILURE, "cancelled", at=at, error=error)
+        self.end(Verdict.NEUTRAL, "cancelled", at=at)
+
+    def drop(self) -> None:
+        """Nobody wants its answer any more; what it has shown until now counts."""
+        opened = self.record.time_to_first_token is not None
+        self.end(Verdict.SUCCESS if opened else Verdict.NEUTRAL, "cancelled")
 
     def _forget_frames(self) -> None:
         """Errors that failed nothing need no traceback: it would keep the request alive until a garbage collection."""
@@ -147,7 +224,7 @@ class Running:
                 error = error.__cause__ or error.__context__
 
     def end(
-        self, verdict: Verdict, outcome: Outcome, *, at: float | None = None, tokens: int = 0,
+        self, verdict: Verdict, outcome: Outcome, *, at: float | None = None, tokens: int | None = None,
         error: OrchestratorError | None = None, answer: Completion | None = None,
     ) -> None:
         """The one exit of every attempt."""
@@ -165,8 +242,13 @@ class Running:
                 candidate.view.limited += 1
         # How fast a stream goes on depends on its reader too: it is judged by its first piece.
         speed = record.duration if record.time_to_first_token is None else record.time_to_first_token
-        candidate.release(self.permit, verdict, at, duration=speed, tokens=tokens, retry_after=retry_after)
+        candidate.release(self.permit, verdict, at, duration=speed, tokens=tokens, error=error)
         if error is not None and error.failover and verdict is not Verdict.CREDENTIALS:
             candidate.pause(error, at)
         if call.listening:
             call.emit(AttemptEnded(at, call.id, outcome, record, answer))
+
+
+def reads_stream(call: Call, candidate: Candidate) -> bool:
+    """A plain call may be read as a stream too, so that silence is noticed as early as in one."""
+    return call.request.stream or (call.stream_plain and candidate.provider.streams_usage)

@@ -10,9 +10,10 @@ from math import inf
 from typing import Protocol
 
 from orchestrator.core.clock import Random, now
-from orchestrator.core.config import BreakerPolicy, RetryPolicy
+from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy
 from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, RateLimitError, Verdict
 from orchestrator.core.events import BreakerChanged, Event, ProviderPaused
+from orchestrator.core.limits import RateLimits
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import StreamEvent
@@ -20,7 +21,8 @@ from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit, ProviderBreaker
 from orchestrator.resilience.budget import RetryBudget
 from orchestrator.resilience.deadline import EPSILON
-from orchestrator.resilience.limits import Limits
+from orchestrator.resilience.lateness import Lateness
+from orchestrator.resilience.limits import Lease, Limits
 
 __all__ = ["Candidate", "Host"]
 
@@ -32,6 +34,8 @@ class Host(Protocol):
 
     breaker_policy: BreakerPolicy
     retry_policy: RetryPolicy
+    hedge_policy: HedgePolicy | None
+    limit_policy: LimitPolicy
     random: Random
     stale: bool
 
@@ -41,11 +45,17 @@ class Host(Protocol):
     def changed(self) -> None:
         """Something about who is ready may have changed."""
 
+    def reconfigured(self) -> None:
+        """Something about who could answer which request may have changed."""
+
     def freed(self, candidate: Candidate) -> None:
         """A call of a limited candidate has ended."""
 
     def holds(self, provider: BaseProvider) -> bool:
         """Whether this very provider is in the pool."""
+
+    def queued(self, name: str) -> int:
+        """How many requests wait for the candidate of that name."""
 
     def in_background(self, closing: Coroutine[None, None, None]) -> None:
         """Run a clean-up nobody can wait for."""
@@ -66,11 +76,13 @@ class Candidate:
             host.breaker_policy, name=config.name, random=host.random, on_change=self._breaker_changed
         )
         self.budget = RetryBudget(host.retry_policy.budget_ratio, host.retry_policy.budget_floor)
+        self.lateness = None if host.hedge_policy is None else Lateness(host.hedge_policy)
         self.paused_until = -inf
         self.removed = False
         self._host = host
         self._limited_in_a_row = 0
         self._closed = False
+        self._key = config.api_key
         self.entered = type(provider).__aenter__ is BaseProvider.__aenter__
         self._entering = asyncio.Lock()
         self.configure()
@@ -80,8 +92,14 @@ class Candidate:
         config, view = self.config, self.view
         self.model = config.model
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
-        self.limits = Limits.of(config, view.in_flight, self.limits)
-        self._host.changed()
+        view.input_price, view.output_price = config.input_price, config.output_price
+        view.cached_input_price = config.cached_input_price
+        self.limits = Limits.of(config, view.in_flight, self.limits, self._host.limit_policy)
+        if config.api_key != self._key:
+            self._key = config.api_key
+            if self.breaker.credentials_refused:
+                self.breaker.reset()  # what was refused was the old one
+        self._host.reconfigured()
 
     def afford(self) -> bool:
         """Take one retry out of its budget; False when an outage has used that up."""
@@ -98,37 +116,62 @@ class Candidate:
             self._host.changed()
             self._host.emit(event)
 
-    def wait_time(self, at: float) -> float:
-        """Seconds until a call may be admitted, 0 for now; ``inf`` when no clock can tell."""
+    def learn(self, report: RateLimits) -> None:
+        """Heed what a response has told of the provider's own limits."""
+        at, limits = now(), self.limits
+        if limits is None:
+            limits = self.limits = Limits(in_use=self.view.in_flight)
+        blocked = limits.wait_time(at) > 0
+        limits.learn(report, at)
+        if (limits.wait_time(at) > 0) is not blocked:
+            self._host.changed()
+
+    def wait_time(self, at: float, tokens: int = 0) -> float:
+        """Seconds until a call of about so many tokens may be admitted, 0 for now; ``inf`` when no clock can tell."""
         wait = max(self.breaker.wait_time(), self.paused_until - at - EPSILON, 0.0)
-        return max(wait, self.limits.wait_time(at)) if self.limits is not None else wait
+        return max(wait, self.limits.wait_time(at, tokens)) if self.limits is not None else wait
+
+    def last_resort_wait(self, at: float, tokens: int = 0) -> float:
+        """The same where nobody else can be asked and the end of the break cannot be waited for; never longer."""
+        wait = max(self.breaker.last_resort_wait(), self.paused_until - at - EPSILON, 0.0)
+        return max(wait, self.limits.wait_time(at, tokens)) if self.limits is not None else wait
+
+    def away(self, at: float) -> bool:
+        """Whether a pause or its breaker keeps it out, and not just its own limits."""
+        return self.paused_until > at + EPSILON or self.breaker.wait_time() > 0
+
+    @property
+    def probing(self) -> bool:
+        """Whether the next call would be a probe."""
+        return self.breaker.phase in ("open", "half-open")
 
     @property
     def wakes(self) -> bool:
         """Whether the end of a call under way may make it available before its time."""
-        full = self.limits is not None and self.limits.full
-        return self.view.in_flight > 0 and (full or self.breaker.phase == "half-open")
+        limited = self.limits is not None and self.limits.wakes
+        return self.view.in_flight > 0 and (limited or self.breaker.phase == "half-open")
 
-    def refusal(self, at: float) -> OrchestratorError:
+    def refusal(self, at: float, tokens: int = 0) -> OrchestratorError:
         """The error that says why no call is admitted now, and when one may be."""
-        wait = self.wait_time(at)
+        wait = self.wait_time(at, tokens)
         when = None if wait == inf else wait
         if self.removed:
             return CapacityError("it has left the router", provider=self.name, model=self.model)
         if self.breaker.wait_time() > 0:
-            why = "isolated by hand" if self.breaker.phase == "isolated" else "the circuit is open"
+            reason = self.breaker.reason
+            why = "isolated by hand" if self.breaker.phase == "isolated" else f"the circuit is open: {reason}"
             return CircuitOpenError(why, provider=self.name, model=self.model, retry_after=when)
         why = "paused, as it asked for" if self.paused_until > at else "at the limit set for it"
         return CapacityError(why, provider=self.name, model=self.model, retry_after=when)
 
-    def admit(self, at: float) -> Permit:
+    def admit(self, at: float, tokens: int = 0, *, last_resort: bool = False) -> Permit:
         """Take the lease, then the permit: our own refusal must not look like a result of the provider."""
         limits = self.limits
-        if self.removed or self.paused_until > at + EPSILON or (limits is not None and limits.wait_time(at) > 0):
-            raise self.refusal(at)
-        permit = self.breaker.acquire(at)
+        if self.removed or self.paused_until > at + EPSILON or (limits and limits.wait_time(at, tokens) > 0):
+            raise self.refusal(at, tokens)
+        permit = self.breaker.acquire(at, last_resort=last_resort)
         if limits is not None:
-            limits.acquire(at)
+            permit.lease = limits.acquire(at, tokens)
         if permit.probe or (limits is not None and limits.wait_time(at) > 0):
             self._host.stale = True
         self.view.in_flight += 1
@@ -136,17 +179,19 @@ class Candidate:
         return permit
 
     def release(
-        self, permit: Permit, verdict: Verdict, at: float, *, duration: float, tokens: int = 0,
-        retry_after: float | None = None,
+        self, permit: Permit, verdict: Verdict, at: float, *, duration: float, tokens: int | None = None,
+        error: OrchestratorError | None = None,
     ) -> None:
-        """Give permit and lease back."""
+        """Give permit and lease back; ``tokens`` is what the call used, None where that is not known."""
         host, limits = self._host, self.limits
         self.view.in_flight -= 1
+        retry_after = error.retry_after if error is not None else None
         self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
         if limits is not None:
-            full = limits.full
-            limits.release(at, tokens)
-            if full or limits.wait_time(at) > 0:
+            blocked = limits.wait_time(at) > 0
+            lease = permit.lease if isinstance(permit.lease, Lease) else None
+            limits.release(lease, at, verdict, tokens=tokens, latency=duration, error=error)
+            if blocked or limits.wait_time(at) > 0:
                 host.stale = True
             host.freed(self)
         if verdict is Verdict.SUCCESS:
@@ -160,6 +205,7 @@ class Candidate:
         """The first piece of a stream is there: a probe need not wait for its end."""
         if permit.probe:
             self.breaker.opened(permit)
+            self._host.changed()  # where several must pass one after the other, it is the turn of the next
 
     def pause(self, error: OrchestratorError, at: float) -> None:
         """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered."""
@@ -172,7 +218,7 @@ class Candidate:
             return
         # A later, shorter hint must not cut an earlier, longer one.
         self.paused_until = max(self.paused_until, at + delay)
-        self._host.stale = True
+        self._host.changed()
         self._host.emit(ProviderPaused(at, self.name, delay))
 
     async def enter(self) -> None:
@@ -203,13 +249,19 @@ class Candidate:
 
     def snapshot(self, at: float) -> ProviderSnapshot:
         """The numbers of this moment."""
-        view, latency = self.view, self.view.histogram
+        view, latency, limits, breaker = self.view, self.view.histogram, self.limits, self.breaker
+        probe_in = breaker.wait_time() if breaker.phase in ("open", "half-open") else inf
         return ProviderSnapshot(
             name=self.name, model=self.model, enabled=self.config.enabled, breaker=self.breaker.phase,
             retry_after=self.wait_time(at), paused_until=self.paused_until if self.paused_until > at else None,
             in_flight=view.in_flight, requests=view.requests, failures=view.failures, limited=view.limited,
             latency_p50=latency.quantile(0.5), latency_p95=latency.quantile(0.95), latency_p99=latency.quantile(0.99),
             prompt_tokens=view.prompt_tokens, completion_tokens=view.completion_tokens, cost=view.cost,
+            queued=self._host.queued(self.name), breaker_reason=breaker.reason, probes=breaker.probes,
+            next_probe=probe_in if probe_in < inf else None,
+            concurrency=limits.concurrency if limits is not None else None,
+            quota=limits.learnt(at) if limits is not None else None,
+            hedges=self.lateness.hedges if self.lateness is not None else 0,
         )
 
 

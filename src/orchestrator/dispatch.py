@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from math import inf
 
 from orchestrator.attempt import Call
 from orchestrator.candidate import Candidate
 from orchestrator.core.clock import Random
-from orchestrator.core.config import RetryPolicy
+from orchestrator.core.config import HedgePolicy, RetryPolicy
 from orchestrator.core.errors import (
     AllProvidersFailedError,
+    CapacityError,
     ContentFilteredError,
     ContextWindowExceededError,
     InvalidRequestError,
@@ -22,20 +24,22 @@ from orchestrator.core.errors import (
     RateLimitError,
     RouterClosedError,
     TimeoutError,
+    Verdict,
 )
 from orchestrator.core.events import FailedOver, Waiting
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Completion
+from orchestrator.hedge import Hedging, Line, Race
 from orchestrator.pipeline import answer_from
 from orchestrator.pool import Pool
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.stream import LiveStream
+from orchestrator.waiting import Place
 
 __all__ = ["Dispatcher"]
 
 _log = logging.getLogger("orchestrator")
-SHORTEST_WAIT = 0.001  # seconds: whoever is refused although the clock says "now" looks again after this
 _NAMED = {
     "messages": "a conversation (messages), only a single prompt",
     "context_window": "a request of this length (context_window)",
@@ -47,28 +51,84 @@ class Dispatcher:
 
     def __init__(
         self, pool: Pool, strategy: RoutingStrategy, *, policy: RetryPolicy, random: Random,
-        failover_on_content_filter: bool,
+        failover_on_content_filter: bool, hedge: HedgePolicy | None = None,
     ) -> None:
         self._pool = pool
         self._strategy = strategy
         self._policy = policy
         self._random = random
         self._failover_on_content_filter = failover_on_content_filter
+        self._hedging = None if hedge is None else Hedging(
+            hedge, self._answer, self._give_up, pool.in_background, pool.queued
+        )
 
     async def run(self, call: Call) -> Completion | LiveStream:
         """Ask one candidate after the other until one answers or the deadline comes."""
         at = call.started
         while True:
             candidates = self._in_order(call, self._ready(call, at))
-            for candidate in candidates:
+            line = None if self._hedging is None else Line(candidates, partial(self._may_ask, call))
+            for candidate in line or candidates:
                 try:
-                    return await self._answer(call, candidate)
+                    if self._hedging is None or line is None:
+                        return await self._answer(call, candidate)
+                    answer = await Race(self._hedging, call, candidate, line).run()
+                    if answer is not None:
+                        return answer
                 except OrchestratorError as error:
                     self._give_up(call, candidate, error)
                 if call.remaining() <= 0:
                     break
             await self._wait(call)
             at = call.loop.time()
+
+    async def resume(self, call: Call, broken: list[str], refused: Callable[[str], bool]) -> LiveStream:
+        """Another stream for a call whose stream broke; raises when there is none.
+
+        The providers in ``broken`` are asked again only when nobody else can be, each once, within its retries and
+        their budget. The request was good for one provider, so whoever calls it invalid is passed over; of those,
+        ``refused`` says who shall be asked another way.
+        """
+        call.spent.update(broken)
+        while True:
+            again = False
+            for candidate in self._in_order(call, self._ready(call, call.loop.time())):
+                try:
+                    stream = await self._answer(call, candidate)
+                except InvalidRequestError as error:
+                    again = self._turned_down(call, candidate, error, refused) or again
+                except OrchestratorError as error:
+                    self._give_up(call, candidate, error)
+                else:
+                    assert isinstance(stream, LiveStream)  # noqa: S101  # only streams break; narrows the type
+                    return stream
+                if call.remaining() <= 0:
+                    break
+            if not again and not self._once_more(call, broken):
+                await self._wait(call)
+
+    def _turned_down(
+        self, call: Call, candidate: Candidate, error: OrchestratorError, refused: Callable[[str], bool]
+    ) -> bool:
+        """Whether this provider stays in the game although it took the request for invalid."""
+        if refused(candidate.name):
+            return True
+        call.spent.add(candidate.name)
+        if call.listening:
+            call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
+        return False
+
+    def _once_more(self, call: Call, broken: list[str]) -> bool:
+        """Take the first who may be asked once more out of those whose stream broke."""
+        while broken:
+            candidate = self._pool.get(broken.pop(0))
+            if candidate is None:
+                continue
+            tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
+            if tried <= candidate.max_retries and candidate.config.enabled and candidate.afford():
+                call.spent.discard(candidate.name)
+                return True
+        return False
 
     async def _answer(self, call: Call, candidate: Candidate) -> Completion | LiveStream:
         return await answer_from(call, candidate, policy=self._policy, random=self._random, others_in=self._others_in)
@@ -78,6 +138,10 @@ class Dispatcher:
         views = self._pool.ready(at)
         if call.spent or call.request.needs:
             views = [view for view in views if self._eligible(call, view.name)]
+        if not views and call.last_resort is not None and self._could_answer(call, call.last_resort):
+            views = [call.last_resort.view]
+        if self._pool.waiting:
+            views = [view for view in views if not self._claimed(call, view.name)]
         return views
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
@@ -90,7 +154,7 @@ class Dispatcher:
             if candidate is None or view.name in seen:
                 continue
             seen.add(view.name)
-            if not call.spent or self._could_answer(call, candidate):
+            if not call.attempts or self._may_ask(call, candidate):
                 yield candidate
 
     def _order(self, call: Call, views: Sequence[CandidateView]) -> Iterable[CandidateView]:
@@ -110,11 +174,21 @@ class Dispatcher:
         """Seconds until somebody else could be asked; ``inf`` for never."""
         at = call.loop.time()
         others = (c for c in self._pool if c is not candidate and self._could_answer(call, c))
-        return min((other.wait_time(at) for other in others), default=inf)
+        return min((other.wait_time(at, call.tokens(other)) for other in others), default=inf)
 
     def _eligible(self, call: Call, name: str) -> bool:
         candidate = self._pool.get(name)
         return candidate is not None and self._could_answer(call, candidate)
+
+    def _may_ask(self, call: Call, candidate: Candidate) -> bool:
+        """Whether it may be asked now, some time after it was ready."""
+        return self._could_answer(call, candidate) and not self._claimed(call, candidate.name)
+
+    def _claimed(self, call: Call, name: str) -> bool:
+        """Whether somebody ahead of it waits for that provider, and it is not its turn there all the same."""
+        if call.place is not None and call.place.turn == name:
+            return False
+        return self._pool.queue.claimed(name, call.rank)
 
     def _could_answer(self, call: Call, candidate: Candidate) -> bool:
         if candidate.name in call.spent or not candidate.config.enabled:
@@ -126,14 +200,16 @@ class Dispatcher:
 
     def _give_up(self, call: Call, candidate: Candidate, error: OrchestratorError) -> None:
         """Note what this failure means for the request; raises when no other provider may be asked."""
-        if not (call.attempts and call.attempts[-1].error is error):
+        if not any(attempt.error is error for attempt in reversed(call.attempts)):
             return  # refused by breaker, pause or limit, not failed: it may be asked once it is back
         if isinstance(error, TimeoutError) and error.phase == "total" and call.remaining() <= EPSILON:
             raise self._final(call, error)
         failover = error.failover or (isinstance(error, ContentFilteredError) and self._failover_on_content_filter)
         if not failover:
             raise self._final(call, error)
-        if not self._worth_another_round(call, candidate, error):
+        if candidate is call.last_resort and error.verdict is Verdict.FAILURE:
+            call.probed += (candidate.name,)  # on behalf of all who wait: it may still be asked after its break
+        elif not self._worth_another_round(call, candidate, error):
             call.spent.add(candidate.name)
         if isinstance(error, ContextWindowExceededError):
             call.window = max(call.window, candidate.config.context_window or 0)
@@ -148,19 +224,42 @@ class Dispatcher:
         return tried <= candidate.max_retries and candidate.afford()
 
     async def _wait(self, call: Call) -> None:
-        """Until the first provider that could still answer may be back; raises when that is too late or never."""
+        """Until a provider that could still answer may be back; raises when that is too late or never."""
         at = call.loop.time()
-        remaining = call.deadline - at
         coming = [candidate for candidate in self._pool if self._could_answer(call, candidate)]
         if not coming:
             raise self._nobody(call)
-        delay = min(candidate.wait_time(at) for candidate in coming)
-        if remaining <= 0 or (delay > remaining and not any(candidate.wakes for candidate in coming)):
-            raise self._unavailable(call, coming, at)
-        delay = max(min(delay, remaining), SHORTEST_WAIT)
-        if call.listening:
-            call.emit(Waiting(at, call.id, delay))
-        await self._pool.wait(delay, coming)
+        room, anew = self._pool.room, call.place is None
+        delay = self._delay(call, coming, at)
+        place = call.place = call.place or Place(room, call.rank, call.deadline, call.tokens)
+        place.last_resort = call.last_resort
+        if not room.enter(place, coming, at):
+            raise self._turned_away(call, at)
+        if call.listening and anew:
+            call.emit(Waiting(at, call.id, delay, room.queue.position(place), len(room.queue.tickets)))
+        await room.turn(place)
+        self._pool.stale = True  # the list of those that are ready need not be as new as what has woken it
+
+    def _delay(self, call: Call, coming: Sequence[Candidate], at: float) -> float:
+        """How long it will wait at most for the first who may be back; raises when it would be in vain.
+
+        Where it would be, and where all circuits are open, somebody is asked for a probe before its break is over: of
+        several, the one whose break ends first. Who refuses the key does not come back by waiting.
+        """
+        call.last_resort = None
+        remaining = call.deadline - at
+        waits = {c: c.wait_time(at, call.tokens(c)) for c in coming}
+        delay = min((wait for c, wait in waits.items() if not c.breaker.credentials_refused), default=inf)
+        in_vain = delay > remaining and not any(candidate.wakes for candidate in coming)
+        if in_vain or all(candidate.breaker.wait_time() > 0 for candidate in coming):
+            may = (c for c in coming if not c.breaker.credentials_refused and c.name not in call.probed)
+            in_time = [c for c in may if c.last_resort_wait(at, call.tokens(c)) <= remaining]
+            call.last_resort = min(in_time, key=waits.__getitem__, default=None)
+        if remaining <= EPSILON or (in_vain and call.last_resort is None):
+            raise self._unavailable(call, [candidate.refusal(at, call.tokens(candidate)) for candidate in coming])
+        if call.last_resort is not None:
+            delay = call.last_resort.last_resort_wait(at)
+        return min(delay or remaining, remaining)  # 0: there is room, for somebody ahead of it
 
     def _nobody(self, call: Call) -> OrchestratorError:
         """The error when every provider that could answer has failed, or none could from the start."""
@@ -180,9 +279,13 @@ class Dispatcher:
             + ", ".join(f"{name} does not take {_NAMED.get(what, what)}" for name, what in missing.items())
         )
 
-    def _unavailable(self, call: Call, coming: Sequence[Candidate], at: float) -> OrchestratorError:
+    def _turned_away(self, call: Call, at: float) -> OrchestratorError:
+        """The error when so many wait already that there is no place for this request."""
+        full = f"{self._pool.queue.size} requests wait already"
+        return self._unavailable(call, [CapacityError(full, retry_after=self._pool.room.retry_after(at))])
+
+    def _unavailable(self, call: Call, refusals: Sequence[OrchestratorError]) -> OrchestratorError:
         """The error when those who could answer will not be back in time; says when the first will."""
-        refusals = [candidate.refusal(at) for candidate in coming]
         failed = [attempt.error for attempt in call.attempts if attempt.error is not None]
         return self._combined(call, failed or refusals, refusals)
 

@@ -35,7 +35,7 @@ async def answer_from(
     try:
         return await _attempt(call, candidate)
     except OrchestratorError as error:
-        if error.retry is Retry.NO:  # nor are refusals
+        if error.retry is Retry.NO or candidate is call.last_resort:  # nor are refusals
             raise
         first = error
     earlier = sum(attempt.provider == candidate.name for attempt in call.attempts) - 1
@@ -50,9 +50,11 @@ async def answer_from(
     )
     try:
         return await retry.run(first, partial(_attempt, call, candidate))
-    except (CircuitOpenError, CapacityError):
-        # Refused meanwhile (other requests failed too): what this request saw is the better reason.
-        last = call.attempts[-1].error or first
+    except CircuitOpenError:
+        # Refused meanwhile (other requests failed too): what this request saw is the better reason. Where it was only
+        # crowded out between two retries, the refusal goes on: it waits for its turn.
+        own = (attempt.error for attempt in reversed(call.attempts) if attempt.provider == candidate.name)
+        last = next((error for error in own if error is not None), first)
         raise last from last.__cause__
     finally:
         del first  # its traceback holds this frame
@@ -62,7 +64,8 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     at = call.loop.time()
     if at >= call.deadline:  # a wait ended late
         raise CapacityError("the deadline has passed", provider=candidate.name, model=candidate.model)
-    running = Running(call, candidate, candidate.admit(at), at)
+    permit = candidate.admit(at, call.tokens(candidate), last_resort=call.last_resort is candidate)
+    running = Running(call, candidate, permit, at)
     guard = call.watch.arm(running.limit())
     try:
         if not candidate.entered:
@@ -82,17 +85,22 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     call.watch.disarm(guard)
     if guard.expired:
         guard.settle()  # it answered although it was cancelled: then the answer counts
+    if running.race is not None:
+        running.race.answered(running, answer)
     return running.succeed(answer)
 
 
 async def _open(running: Running, guard: Guard) -> LiveStream:
     """Up to the first event: until then another provider can take over unnoticed."""
-    events = running.candidate.provider.open_stream(running.call.request)
-    stream = LiveStream(running, guard, events)
+    call, provider = running.call, running.candidate.provider
+    request = call.request if call.adapt is None else call.adapt(provider, call.request)
+    stream = LiveStream(running, guard, provider.open_stream(request), may_be_empty=request.prefill)
     try:
         await stream.open()
     except BaseException:
         running.call.watch.disarm(guard)
         await stream.close()
         raise
+    if running.race is not None:
+        running.race.answered(running, None)
     return stream

@@ -8,11 +8,12 @@ from math import inf
 
 from orchestrator.candidate import Candidate
 from orchestrator.core.clock import Random, now
-from orchestrator.core.config import BreakerPolicy, RetryPolicy
+from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy
 from orchestrator.core.events import Event, ProviderAdded, ProviderRemoved
 from orchestrator.core.stats import CandidateView
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.deadline import CLEAN_UP
+from orchestrator.waiting import WaitingRoom
 
 __all__ = ["Pool"]
 
@@ -21,16 +22,22 @@ class Pool:
     """Candidates by name, in the order they were added."""
 
     def __init__(
-        self, *, breaker: BreakerPolicy, retry: RetryPolicy, random: Random, emit: Callable[[Event], None]
+        self, *, breaker: BreakerPolicy, retry: RetryPolicy, random: Random, emit: Callable[[Event], None],
+        hedge: HedgePolicy | None = None, limits: LimitPolicy | None = None,
     ) -> None:
         self.breaker_policy = breaker
         self.retry_policy = retry
+        self.hedge_policy = hedge
+        self.limit_policy = LimitPolicy() if limits is None else limits
         self.random = random
         self.emit = emit
         self.stale = True  # the list of ready candidates must be made anew
         self.ramping = False
         self.closed = False
-        self.waiters: dict[asyncio.Future[None], Sequence[Candidate]] = {}  # the longest waiting first
+        self.room = WaitingRoom(self.limit_policy.queue_size, random=random, get=self.get)
+        self.queue = self.room.queue
+        self.waiting = self.queue.tickets  # empty, in most calls: the one thing they ask about the queue
+        self._watching: set[asyncio.Future[None]] = set()
         self._candidates: dict[str, Candidate] = {}
         self._ready: Sequence[CandidateView] = ()
         self._recheck_at = inf
@@ -99,8 +106,10 @@ class Pool:
         provider.routed = True
         candidate = Candidate(provider, self)
         provider.config.on_change(candidate.configure)
+        if self.limit_policy.learn:
+            provider.on_rate_limits(candidate.learn)
         self._candidates[candidate.name] = candidate
-        self.changed()
+        self.reconfigured()
         self.emit(ProviderAdded(candidate.name))
 
     def remove(self, name: str) -> Candidate:
@@ -109,7 +118,9 @@ class Pool:
         del self._candidates[name]
         candidate.removed = True
         candidate.config.off_change(candidate.configure)
-        self.changed()
+        if self.limit_policy.learn:
+            candidate.provider.off_rate_limits(candidate.learn)
+        self.reconfigured()
         self.emit(ProviderRemoved(name))
         if not candidate.view.in_flight:
             self._to_close.append(candidate)
@@ -130,48 +141,45 @@ class Pool:
             if provider.config.name not in keep:
                 self.add(provider)
         self._candidates = {name: self._candidates[name] for name in names}
-        self.changed()
+        self.stale = True
 
     def changed(self) -> None:
         """Something about who is ready may have changed."""
         self.stale = True
-        if self.waiters:
-            self.wake()
+        if self.waiting:
+            self.room.tend()
+        for watching in self._watching:
+            _finish(watching)
 
-    def wake(self) -> None:
-        """Let everybody who waits look again."""
-        waiters, self.waiters = self.waiters, {}
-        for waiter in waiters:
-            _finish(waiter)
+    def reconfigured(self) -> None:
+        """Something about who could answer which request may have changed."""
+        self.stale = True
+        self.room.wake_all()
 
     def freed(self, candidate: Candidate) -> None:
         """A call of a limited candidate has ended: somebody may be waiting for that."""
-        if self.waiters:
-            self.wake_next(candidate)
+        if self.waiting:
+            self.room.look(candidate)
+
+    def queued(self, name: str) -> int:
+        """How many requests wait for the candidate of that name, maybe among others."""
+        return self.queue.length(name)
 
     def holds(self, provider: BaseProvider) -> bool:
         """Whether this very provider is in the pool."""
         return any(candidate.provider is provider for candidate in self)
 
-    def wake_next(self, candidate: Candidate) -> None:
-        """A call has ended: if that left room, let one of those who wait for it look again, not all."""
-        waiter = next((w for w, coming in self.waiters.items() if candidate in coming and not w.done()), None)
-        if waiter is not None and candidate.wait_time(now()) == 0:
-            waiter.set_result(None)
-            # Right after it has looked: was there more room, or did it not take the place (cancelled, gone elsewhere)?
-            waiter.get_loop().call_soon(self.wake_next, candidate)
-
-    async def wait(self, delay: float, coming: Sequence[Candidate] = ()) -> None:
-        """Until something changed, or there is room at one of ``coming``; at most ``delay`` seconds."""
+    async def _change(self, delay: float) -> None:
+        """Until something changed; at most ``delay`` seconds."""
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(delay, _finish, waiter)
-        self.waiters[waiter] = coming
+        watching: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(delay, _finish, watching)
+        self._watching.add(watching)
         try:
-            await waiter
+            await watching
         finally:
             timer.cancel()
-            self.waiters.pop(waiter, None)
+            self._watching.discard(watching)
 
     def in_background(self, closing: Coroutine[None, None, None]) -> None:
         """Run a clean-up nobody can wait for; ``drain`` does."""
@@ -192,7 +200,7 @@ class Pool:
         leaving = [self.remove(name) for name in list(self._candidates)]
         ends_at = now() + grace
         while any(candidate.view.in_flight for candidate in leaving) and now() < ends_at:
-            await self.wait(ends_at - now())
+            await self._change(ends_at - now())
         for candidate in (*leaving, *self._to_close):
             self.in_background(candidate.close())
         self._to_close = []

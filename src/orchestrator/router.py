@@ -8,12 +8,20 @@ import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from orchestrator.attempt import Call
 from orchestrator.core.clock import Random, new_random, now
-from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
-from orchestrator.core.errors import InvalidRequestError, RouterClosedError
+from orchestrator.core.config import (
+    BreakerPolicy,
+    GenerationParams,
+    HedgePolicy,
+    LimitPolicy,
+    RecoveryPolicy,
+    RetryPolicy,
+    Timeouts,
+)
+from orchestrator.core.errors import InvalidRequestError, RouterClosedError, StreamInterruptedError
 from orchestrator.core.events import Event, Listener, Outcome, RequestEnded, RequestStarted
 from orchestrator.core.messages import parse_messages, parse_response_format, parse_tool_choice, parse_tools
 from orchestrator.core.snapshot import ProviderSnapshot
@@ -23,6 +31,7 @@ from orchestrator.core.types import (
     Message,
     Request,
     ResponseFormat,
+    Restarted,
     StreamEvent,
     TextDelta,
     Tool,
@@ -31,6 +40,7 @@ from orchestrator.core.types import (
 from orchestrator.dispatch import Dispatcher
 from orchestrator.pool import Pool
 from orchestrator.providers.base import BaseProvider
+from orchestrator.recovery import recovered
 from orchestrator.resilience.deadline import Watch
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.registry import resolve
@@ -42,15 +52,23 @@ _log = logging.getLogger("orchestrator")
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Tool | Mapping[str, Any]]
-Policy = TypeVar("Policy", RetryPolicy, BreakerPolicy, Timeouts)
+Asked = tuple[
+    Prompt, GenerationParams | None, Tools | None, ToolChoice | str | Mapping[str, Any] | None,
+    ResponseFormat | Mapping[str, Any] | None, str | None,
+]
+RecoveryMode = Literal["error", "restart", "continue"]
+Policy = TypeVar("Policy", RetryPolicy, BreakerPolicy, Timeouts, HedgePolicy, RecoveryPolicy, LimitPolicy)
 
 
 class Router:
     """Routes prompts over providers: failover, retries, breakers, one deadline; plain and streamed alike.
 
     ``strategy`` is a name (``round-robin``, ``weighted``, ``random``, ``first-available``, ``least-latency``, or one
-    registered by an entry point) or a :class:`RoutingStrategy`. ``retry``, ``breaker`` and ``timeouts`` are policies;
-    what is left out has its defaults. ``listeners`` are called with every event; one that raises changes nothing.
+    registered by an entry point) or a :class:`RoutingStrategy`. ``retry``, ``breaker``, ``timeouts`` and ``limits`` are
+    policies; what is left out has its defaults. ``listeners`` are called with every event; one that raises changes
+    nothing.
+    ``hedge``: a second attempt elsewhere when the first answer is late; None, the default, is never.
+    ``recovery``, a policy or just its mode: what is done when a stream breaks after its first piece.
     ``failover_on_content_filter``: what one provider's content policy refused, another is asked.
     ``stream_plain_calls``: ``route`` and ``complete`` read a stream where the provider tells usage in it, so that the
     first-token and idle limits guard them too. ``seed`` makes jitter and random choices repeatable.
@@ -64,24 +82,32 @@ class Router:
         retry: RetryPolicy | None = None,
         breaker: BreakerPolicy | None = None,
         timeouts: Timeouts | None = None,
+        limits: LimitPolicy | None = None,
         listeners: Iterable[Listener] = (),
+        hedge: HedgePolicy | None = None,
+        recovery: RecoveryPolicy | RecoveryMode | None = None,
         failover_on_content_filter: bool = False,
         stream_plain_calls: bool = False,
         seed: int | None = None,
     ) -> None:
         self._random: Random = new_random(seed)
         self._timeouts = _policy("timeouts", timeouts, Timeouts)
+        recovery = RecoveryPolicy(mode=recovery) if isinstance(recovery, str) else recovery
+        recovery = _policy("recovery", recovery, RecoveryPolicy)
+        self._recovery = None if recovery.mode == "error" else recovery
         self._stream_plain = stream_plain_calls
         self._listeners = _callables(listeners)
         self._strategy = resolve(strategy)
         self._strategy.random = self._random
         policy = _policy("retry", retry, RetryPolicy)
+        hedging = None if hedge is None else _policy("hedge", hedge, HedgePolicy)
         self._pool = Pool(
-            breaker=_policy("breaker", breaker, BreakerPolicy), retry=policy, random=self._random, emit=self._emit
+            breaker=_policy("breaker", breaker, BreakerPolicy), retry=policy, random=self._random, emit=self._emit,
+            hedge=hedging, limits=_policy("limits", limits, LimitPolicy),
         )
         self._dispatcher = Dispatcher(
             self._pool, self._strategy, policy=policy, random=self._random,
-            failover_on_content_filter=failover_on_content_filter,
+            failover_on_content_filter=failover_on_content_filter, hedge=hedging,
         )
         self._ids = itertools.count(1)
         self._closed = False
@@ -92,22 +118,31 @@ class Router:
         for provider in providers:
             self.add_provider(provider)
 
-    async def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
+    async def route(
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None, priority: int = 0,
+        session: str | None = None,
+    ) -> str:
         """The text that answers ``prompt``; ``timeout`` seconds for everything, else ``Timeouts.total``.
 
+        Where requests must wait for a provider, those of the smallest ``priority`` are served first.
+        ``session`` names the conversation, for the strategy ``affinity``.
         Raises an :class:`OrchestratorError`: ``InvalidRequestError`` for the caller's fault, else the error that all
         attempts share, or ``AllProvidersFailedError``.
         """
-        return (await self.complete(prompt, params, timeout=timeout)).text
+        return (await self.complete(prompt, params, timeout=timeout, priority=priority, session=session)).text
 
     async def route_stream(
-        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None, priority: int = 0,
+        session: str | None = None,
     ) -> AsyncGenerator[str, None]:
-        """The same text in pieces, all of them from one provider; raises when it breaks, never ends early."""
-        async with aclosing(self.stream(prompt, params, timeout=timeout)) as events:
+        """The same text in pieces, never of two answers; raises when it breaks for good, never ends early."""
+        asked = prompt, params, None, None, None, session
+        async with aclosing(self._events(asked, timeout, priority, text_only=True)) as events:
             async for event in events:
                 if isinstance(event, TextDelta):
                     yield event.text
+                elif isinstance(event, Restarted):  # of a provider that is itself a router: what was said is void
+                    raise StreamInterruptedError("the provider began anew", partial=event.discarded) from event.error
 
     async def complete(
         self,
@@ -115,17 +150,19 @@ class Router:
         params: GenerationParams | None = None,
         *,
         timeout: float | None = None,
+        priority: int = 0,
         tools: Tools | None = None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
         response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        session: str | None = None,
     ) -> Completion:
         """The whole answer to a prompt or to a conversation (a list of messages), with all that is known about it.
 
         Messages, ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's dicts or our own types; a provider
         that cannot carry one of them is not asked. Limits and errors are those of :meth:`route`.
         """
-        request = self._request(prompt, params, tools, tool_choice, response_format, stream=False)
-        call = self._begin(request, timeout)
+        request = self._request(prompt, params, tools, tool_choice, response_format, session, stream=False)
+        call = self._begin(request, timeout, priority)
         try:
             answer = await self._dispatcher.run(call)
         except BaseException as exc:
@@ -136,24 +173,37 @@ class Router:
             self._end(call, "answer", completion=answer)
         return answer
 
-    async def stream(
+    def stream(
         self,
         prompt: Prompt,
         params: GenerationParams | None = None,
         *,
         timeout: float | None = None,
+        priority: int = 0,
         tools: Tools | None = None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
         response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        session: str | None = None,
     ) -> AsyncGenerator[StreamEvent, None]:
-        """The answer as typed events; the last one, ``Finished``, carries the :class:`Completion`."""
-        request = self._request(prompt, params, tools, tool_choice, response_format, stream=True)
-        call = self._begin(request, timeout)
+        """The answer as typed events; the last one, ``Finished``, carries the :class:`Completion`.
+
+        With ``recovery``, a :class:`Restarted` says that what came before it is void.
+        """
+        return self._events((prompt, params, tools, tool_choice, response_format, session), timeout, priority)
+
+    async def _events(
+        self, asked: Asked, timeout: float | None, priority: int, *, text_only: bool = False
+    ) -> AsyncGenerator[StreamEvent, None]:
+        request = self._request(*asked, stream=True)
+        call = self._begin(request, timeout, priority)
         completion: Completion | None = None
         try:
             live = await self._dispatcher.run(call)
             assert isinstance(live, LiveStream)  # noqa: S101  # a streamed request; narrows the type
-            async with aclosing(live.events()) as events:
+            pieces = live.events() if self._recovery is None else recovered(
+                self._recovery, self._dispatcher, call, live, text_only=text_only
+            )
+            async with aclosing(pieces) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         completion = event.completion
@@ -194,6 +244,11 @@ class Router:
         at = now()
         return {candidate.name: candidate.snapshot(at) for candidate in self._pool}
 
+    @property
+    def queued(self) -> int:
+        """How many requests wait for a provider."""
+        return len(self._pool.waiting)
+
     async def aclose(self, *, grace: float = 5.0) -> None:
         """Close every provider once; calls under way get ``grace`` seconds to end. Idempotent."""
         self._closed = True
@@ -211,41 +266,46 @@ class Router:
     def _request(
         self, prompt: Prompt, params: GenerationParams | None, tools: Tools | None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None,
-        response_format: ResponseFormat | Mapping[str, Any] | None, *, stream: bool,
+        response_format: ResponseFormat | Mapping[str, Any] | None, session: str | None, *, stream: bool,
     ) -> Request:
         if params is not None and not isinstance(params, GenerationParams):
             raise InvalidRequestError(f"params is {type(params).__name__}; expected GenerationParams")
+        if session is not None and not isinstance(session, str):
+            raise InvalidRequestError(f"session is {type(session).__name__}; expected a text")
         if isinstance(prompt, str):
             if tools is None and tool_choice is None and response_format is None:
-                return Request(prompt, params, stream=stream, timeouts=self._timeouts)
+                return Request(prompt, params, stream=stream, timeouts=self._timeouts, session=session)
             messages = None
         else:
             messages = parse_messages(prompt)
         return Request(
             prompt if isinstance(prompt, str) else None, params, messages=messages, tools=parse_tools(tools),
             tool_choice=parse_tool_choice(tool_choice), response_format=parse_response_format(response_format),
-            stream=stream, timeouts=self._timeouts,
+            stream=stream, timeouts=self._timeouts, session=session,
         )
 
-    def _begin(self, request: Request, timeout: float | None) -> Call:
+    def _begin(self, request: Request, timeout: float | None, priority: int) -> Call:
         self._check_open()
         if timeout is None:
             timeout = self._timeouts.total
         elif isinstance(timeout, bool) or not (isinstance(timeout, int | float) and timeout > 0):
             raise InvalidRequestError(f"timeout is {timeout!r}; expected a number of seconds above 0")
+        if priority and not isinstance(priority, int):
+            raise InvalidRequestError(f"priority is {priority!r}; expected an integer")
         loop = asyncio.get_running_loop()
         watch = self._watch
         if watch is None or loop is not self._loop:
             self._loop, self._watch = loop, (watch := Watch(loop))
         call = Call(
             request, id=next(self._ids), timeout=timeout, loop=loop, watch=watch, emit=self._emit,
-            listening=bool(self._listeners), stream_plain=self._stream_plain,
+            listening=bool(self._listeners), stream_plain=self._stream_plain, priority=priority,
         )
         if call.listening:
             self._emit(RequestStarted(call.started, call.id, self._strategy.name, request.stream, request))
         return call
 
     def _failed(self, call: Call, exc: BaseException) -> None:
+        call.stop_waiting()
         if call.listening:
             self._end(call, "error" if isinstance(exc, Exception) else "cancelled", error=exc)
 

@@ -19,15 +19,17 @@ from orchestrator.core.events import AttemptOpened
 from orchestrator.core.types import Completion, Finished, StreamEvent
 from orchestrator.resilience.deadline import CLEAN_UP, Guard
 
-__all__ = ["LiveStream"]
+__all__ = ["LiveStream", "broke_after"]
 
 
 class LiveStream:
     """An opened stream: the first event is there, and the rest comes from this provider or not at all."""
 
-    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_running", "_shown")
+    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_may_be_empty", "_running", "_shown")
 
-    def __init__(self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None]) -> None:
+    def __init__(
+        self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None], *, may_be_empty: bool = False
+    ) -> None:
         self._running = running
         self._guard = guard
         self._events = events
@@ -36,6 +38,18 @@ class LiveStream:
         self._busy = 0.0
         self._lapsed: TimeoutError | None = None
         self._shown = True  # what has come is handed to the caller
+        self._may_be_empty = may_be_empty
+
+    @property
+    def provider(self) -> str:
+        """Whose stream it is."""
+        return self._running.candidate.name
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from the caller's call to the first piece of this stream."""
+        running = self._running
+        return running.record.started + (running.record.time_to_first_token or 0.0) - running.call.started
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
@@ -43,12 +57,14 @@ class LiveStream:
         first = await anext(self._events, None)
         if self._guard.expired:
             self._guard.settle()
+        if running.done:  # it lost a race, and the provider swallowed the cancellation
+            raise asyncio.CancelledError
         at = running.call.loop.time()
         self._busy = at - running.record.started
         if first is not None:
             self._answer.add(first)
         if first is None or isinstance(first, Finished):
-            check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
+            self._checked()
         self._first = first
         running.record.time_to_first_token = self._busy
         running.candidate.opened(running.permit)
@@ -154,15 +170,17 @@ class LiveStream:
     def _complete(self) -> Completion:
         running = self._running
         try:
-            completion = check_completion(self._answer.completion(running.candidate.name), running.candidate.name)
+            completion = self._checked()
         except OrchestratorError as error:
             running.failed(error)
             error = self._interrupted(error)
             raise error from error.__cause__
-        first = running.record.time_to_first_token
-        if first is not None:
-            completion.time_to_first_token = running.record.started + first - running.call.started
+        completion.time_to_first_token = self.time_to_first_token
         return running.succeed(completion, self._busy)
+
+    def _checked(self) -> Completion:
+        name = self._running.candidate.name
+        return check_completion(self._answer.completion(name), name, may_be_empty=self._may_be_empty)
 
     def _interrupted(self, error: OrchestratorError) -> OrchestratorError:
         if not self._shown:
@@ -171,11 +189,17 @@ class LiveStream:
             error.partial = self._answer.text
             error.attempts = tuple(self._running.call.attempts)
             return error
+        partial, record = self._answer.text, self._running.record
         interrupted = StreamInterruptedError(
-            f"the stream broke after {len(self._answer.text)} characters: {error.message or type(error).__name__}",
-            partial=self._answer.text, provider=self._running.candidate.name, model=self._running.candidate.model,
+            broke_after(partial, error), partial=partial, usage=record.usage, provider=record.provider,
+            model=record.model,
             status_code=error.status_code, code=error.code, request_id=error.request_id,
             retry_after=error.retry_after, attempts=tuple(self._running.call.attempts),
         )
         interrupted.__cause__ = error
         return interrupted
+
+
+def broke_after(partial: str, error: OrchestratorError) -> str:
+    """What a :class:`StreamInterruptedError` says."""
+    return f"the stream broke after {len(partial)} characters: {error.message or type(error).__name__}"

@@ -13,13 +13,21 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from orchestrator.core.config import BreakerPolicy, GenerationParams, RetryPolicy, Timeouts
+from orchestrator.core.config import (
+    BreakerPolicy,
+    GenerationParams,
+    HedgePolicy,
+    LimitPolicy,
+    RecoveryPolicy,
+    RetryPolicy,
+    Timeouts,
+)
 from orchestrator.core.errors import RouterClosedError
 from orchestrator.core.events import Listener
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import Completion, ResponseFormat, StreamEvent, ToolChoice
 from orchestrator.providers.base import BaseProvider
-from orchestrator.router import Prompt, Tools
+from orchestrator.router import Prompt, RecoveryMode, Tools
 from orchestrator.router import Router as AsyncRouter
 from orchestrator.strategies.base import RoutingStrategy
 
@@ -42,29 +50,39 @@ class Router:
         retry: RetryPolicy | None = None,
         breaker: BreakerPolicy | None = None,
         timeouts: Timeouts | None = None,
+        limits: LimitPolicy | None = None,
         listeners: Iterable[Listener] = (),
+        hedge: HedgePolicy | None = None,
+        recovery: RecoveryPolicy | RecoveryMode | None = None,
         failover_on_content_filter: bool = False,
         stream_plain_calls: bool = False,
         seed: int | None = None,
     ) -> None:
         self._router = AsyncRouter(
-            strategy, providers, retry=retry, breaker=breaker, timeouts=timeouts, listeners=listeners,
-            failover_on_content_filter=failover_on_content_filter, stream_plain_calls=stream_plain_calls, seed=seed,
+            strategy, providers, retry=retry, breaker=breaker, timeouts=timeouts, limits=limits, listeners=listeners,
+            hedge=hedge, recovery=recovery, failover_on_content_filter=failover_on_content_filter,
+            stream_plain_calls=stream_plain_calls, seed=seed,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()  # a garbage collection may end a stream in whatever holds it
         self._closed = False
 
-    def route(self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None) -> str:
+    def route(
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None, priority: int = 0,
+        session: str | None = None,
+    ) -> str:
         """The text that answers ``prompt``."""
-        return self._run(self._router.route(prompt, params, timeout=timeout))
+        return self._run(self._router.route(prompt, params, timeout=timeout, priority=priority, session=session))
 
     def route_stream(
-        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None
+        self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None, priority: int = 0,
+        session: str | None = None,
     ) -> Iterator[str]:
-        """The same text in pieces, all of them from one provider."""
-        return self._iterate(self._router.route_stream(prompt, params, timeout=timeout))
+        """The same text in pieces, never of two answers."""
+        return self._iterate(self._router.route_stream(
+            prompt, params, timeout=timeout, priority=priority, session=session
+        ))
 
     def complete(
         self,
@@ -72,13 +90,16 @@ class Router:
         params: GenerationParams | None = None,
         *,
         timeout: float | None = None,
+        priority: int = 0,
         tools: Tools | None = None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
         response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        session: str | None = None,
     ) -> Completion:
         """The whole answer, with all that is known about it."""
         return self._run(self._router.complete(
-            prompt, params, timeout=timeout, tools=tools, tool_choice=tool_choice, response_format=response_format
+            prompt, params, timeout=timeout, priority=priority, tools=tools, tool_choice=tool_choice,
+            response_format=response_format, session=session,
         ))
 
     def stream(
@@ -87,13 +108,16 @@ class Router:
         params: GenerationParams | None = None,
         *,
         timeout: float | None = None,
+        priority: int = 0,
         tools: Tools | None = None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None = None,
         response_format: ResponseFormat | Mapping[str, Any] | None = None,
+        session: str | None = None,
     ) -> Iterator[StreamEvent]:
         """The answer as typed events; the last one carries the completion."""
         return self._iterate(self._router.stream(
-            prompt, params, timeout=timeout, tools=tools, tool_choice=tool_choice, response_format=response_format
+            prompt, params, timeout=timeout, priority=priority, tools=tools, tool_choice=tool_choice,
+            response_format=response_format, session=session,
         ))
 
     def add_provider(self, provider: BaseProvider) -> None:
@@ -119,6 +143,11 @@ class Router:
     def snapshot(self) -> dict[str, ProviderSnapshot]:
         """Every provider's state, by name."""
         return self._run(self._call(self._router.snapshot))
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for a provider."""
+        return self._router.queued
 
     def close(self, *, grace: float = 5.0) -> None:
         """Close every provider and stop the thread; calls under way get ``grace`` seconds to end. Idempotent."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import BreakerPolicy, ProviderConfig, RetryPolicy, Router, Timeouts
+from orchestrator import BreakerPolicy, HedgePolicy, ProviderConfig, RecoveryPolicy, RetryPolicy, Router, Timeouts
 
 DOCS = Path(__file__).parents[2] / "docs"
 UNSET = {"none": None, "–": None, "required": ...}
@@ -45,7 +45,9 @@ def value(told: str) -> object:
     ("page", "beginning", "policy"),
     [
         ("policies/breaker.md", "| `BreakerPolicy` |", BreakerPolicy),
+        ("policies/hedging.md", "| Field | Default |", HedgePolicy),
         ("policies/retry.md", "| Field | Default |", RetryPolicy),
+        ("policies/recovery.md", "| Field | Default |", RecoveryPolicy),
         ("start.md", "| `ProviderConfig` |", ProviderConfig),
     ],
     ids=lambda part: part if isinstance(part, str) and part.endswith(".md") else "",
@@ -69,7 +71,7 @@ def test_the_table_of_timeouts_has_every_limit_with_its_seconds():
 
 def test_the_table_of_the_router_has_every_argument_with_its_default():
     told = {name: value(cell) for name, cell in rows("start.md", "| `Router(...)` |").items()}
-    made = {"retry": "RetryPolicy()", "breaker": "BreakerPolicy()", "timeouts": "Timeouts()"}
+    made = {"retry": "RetryPolicy()", "breaker": "BreakerPolicy()", "timeouts": "Timeouts()", "limits": "LimitPolicy()"}
     arguments = {
         name: made.get(name, None if argument.default == () else argument.default)
         for name, argument in inspect.signature(Router).parameters.items()

@@ -24,7 +24,7 @@ BROAD_EXCEPTS = {
     "dispatch.Dispatcher._order": "a strategy of the user's that raises must not cost the answer",
     "resilience.circuit.quietly": "calls what others wrote: a listener or a storage that raises changes nothing",
     "router.Router.complete": "ends the request's record, and raises again",
-    "router.Router.stream": "ends the request's record, and raises again",
+    "router.Router._events": "ends the request's record, and raises again",
     "router.Router._emit": "a listener that raises changes nothing",
     "sync.Router._run": "cancels what nobody waits for any more, and raises again",
 }

@@ -241,7 +241,7 @@ async def test_limited_beyond_the_deadline_fails_at_once_and_says_when():
     assert refused.value.retry_after == pytest.approx(300, abs=0.1)
 
 
-async def test_when_all_breakers_are_open_it_waits_for_the_first_to_come_back():
+async def test_when_all_breakers_are_open_it_waits_for_the_first_that_may_be_probed():
     providers = [mock("a", *[Fail(ServerError("x"))] * 5, "a"), mock("b", *[Fail(ServerError("x"))] * 5, "b")]
     events: list[object] = []
     router = first_available(*providers, retry=NO_RETRY, listeners=[events.append])
@@ -251,16 +251,16 @@ async def test_when_all_breakers_are_open_it_waits_for_the_first_to_come_back():
     assert {p.breaker for p in router.snapshot().values()} == {"open"}
     begun = asyncio.get_running_loop().time()
     assert await router.route("x") in {"a", "b"}
-    assert 5 <= asyncio.get_running_loop().time() - begun <= 5.6
+    assert 0.5 <= asyncio.get_running_loop().time() - begun <= 0.6  # break_base / 10
     assert any(isinstance(event, Waiting) for event in events)
 
 
 async def test_when_all_breakers_stay_open_too_long_the_error_says_when():
-    router = first_available(mock("a", Fail(ServerError("x"))), retry=NO_RETRY, timeouts=Timeouts(total=3))
+    router = first_available(mock("a", Fail(ServerError("x"))), retry=NO_RETRY, timeouts=Timeouts(total=0.4))
     for _ in range(5):
         with pytest.raises(ServerError):
             await router.route("x")
-    with pytest.raises(CircuitOpenError) as caught:
+    with pytest.raises(CircuitOpenError) as caught:  # it has just opened: too early for a last resort, too
         await router.route("x")
     assert 4 < caught.value.retry_after <= 5.5
     assert caught.value.provider == "a"

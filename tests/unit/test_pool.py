@@ -102,22 +102,6 @@ async def test_leases_taken_before_a_limit_changed_come_back_too():
     assert ready(pool) == ["a"]
 
 
-async def test_waiters_wake_when_something_changes_or_their_time_is_up():
-    pool = make_pool(mock("a"))
-    begun = now()
-    waiting = [asyncio.create_task(pool.wait(seconds)) for seconds in (5, 50)]
-    await asyncio.sleep(5.5)
-    assert [task.done() for task in waiting] == [True, False]
-    pool.add(mock("b"))
-    await waiting[1]
-    assert now() - begun == pytest.approx(5.5)
-    cancelled = asyncio.create_task(pool.wait(5))
-    await settle()
-    cancelled.cancel()
-    await settle()
-    assert not pool.waiters
-
-
 async def test_removing_and_draining_close_exactly_once():
     closed: list[str] = []
 

@@ -101,6 +101,7 @@ class LiveView:
         totals = Text.assemble(
             f" {board.answered} answered · ", (f"{board.errors} errors", "red" if board.errors else ""),
             f" · {board.failovers} failovers · longest time without an answer {seconds(board.longest_gap(at))}",
+            f" · {queued} waiting" if (queued := max((p.queued for p in providers), default=0)) else "",
         )
         room = max(3, min(10, self._console.height - _LINES_AROUND_NOTES))
         notes = [_note(note) for note in board.notes[-room:]]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-__all__ = ["BreakerPolicy", "GenerationParams", "ProviderConfig", "RetryPolicy", "Timeouts"]
+__all__ = [
+    "BreakerPolicy", "GenerationParams", "HedgePolicy", "LimitPolicy", "ProviderConfig", "RecoveryPolicy",
+    "RetryPolicy", "Timeouts",
+]
 
 _CREDENTIALS = re.compile(r"(?<=//)[^/?#]+(?=@)|(?<=\?).+")  # user:password@ and the query of a URL
 
@@ -53,6 +56,7 @@ class ProviderConfig(_Settings):
     A known field may be assigned later (it is validated); an unknown one is refused. Seconds throughout. ``timeout``
     caps one attempt at this provider, streams included; ``None`` leaves it to ``Timeouts``. ``weight`` and
     ``priority`` (lower first) are read by the strategies of the same names. ``None`` of a limit means no limit.
+    Prices are USD per million tokens, ``None`` for unknown; cached input without a price of its own costs as input.
     """
 
     model_config = ConfigDict(frozen=False, validate_assignment=True, protected_namespaces=())
@@ -74,6 +78,9 @@ class ProviderConfig(_Settings):
     tpm_limit: int | None = Field(default=None, gt=0)
     max_concurrency: int | None = Field(default=None, gt=0)
     context_window: int | None = Field(default=None, gt=0)
+    input_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    cached_input_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    output_price: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     enabled: bool = True
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     extra_body: dict[str, Any] = Field(default_factory=dict, repr=False)
@@ -165,14 +172,53 @@ class RetryPolicy(_Settings):
     budget_floor: float = Field(default=10.0, ge=0, description="retries in about 10 s that are always allowed")
 
 
+class HedgePolicy(_Settings):
+    """A second attempt at another provider when the answer of the first is late; the first to answer wins.
+
+    Late is ``max(min_delay, min(q, median_factor * median))`` seconds after the call: ``q`` is the ``quantile`` and
+    ``median`` the median of that provider's own recent times to the first token; of its latency, for a plain call that
+    is not read as a stream. Until it has ``min_samples`` of them, ``first_delay`` seconds (``None``: no hedge). Each
+    hedge is taken out of the retry budget of the provider that is late. A hedge that fails is followed by the next one
+    at once, at most ``max_hedges`` per request.
+    """
+
+    quantile: float = Field(default=0.95, gt=0, lt=1)
+    median_factor: float = Field(default=3.0, ge=1)
+    min_delay: float = Field(default=0.05, ge=0)
+    min_samples: int = Field(default=20, ge=1, le=500)
+    first_delay: float | None = Field(default=None, gt=0)
+    max_hedges: int = Field(default=1, ge=1, le=10)
+
+
+class RecoveryPolicy(_Settings):
+    """What is done for a reader whose stream broke after its first piece.
+
+    ``error``: ``StreamInterruptedError`` with what was received. ``restart``: another provider answers from the
+    beginning. ``continue``: another provider goes on where the text stopped: as the beginning of its own answer where
+    it supports ``prefill``, else asked by a user message with the text ``instruction`` (``None``: never asked so), else
+    as with ``restart``. At most ``max_recoveries`` times per request. What a continuation repeats of the text before
+    it is cut off where that is ``min_overlap`` to ``max_overlap`` characters long, or all of the text.
+    """
+
+    mode: Literal["error", "restart", "continue"] = "error"
+    instruction: str | None = Field(
+        default="Continue exactly where your text stops, in the same language. Repeat nothing, comment on nothing.",
+        min_length=1,
+    )
+    max_recoveries: int = Field(default=5, ge=1, le=100)
+    min_overlap: int = Field(default=8, ge=1)
+    max_overlap: int = Field(default=2000, ge=0)
+
+
 class BreakerPolicy(_Settings):
     """When a provider is taken out, and how it comes back. Seconds and ratios.
 
     Opens on ``consecutive_failures``, or when at least ``min_calls`` calls ended within ``window`` and
     ``failure_ratio`` of them failed or ``slow_ratio`` took longer than ``slow_call`` (``None``: speed is not judged).
     Stays open for ``min(break_base * 2**k, break_max) * (1 + U(0, break_jitter))``; ``k`` grows with each break in
-    a row and decays by one per healthy window. Then lets ``probes`` calls through, each judged within
-    ``probe_timeout``; closes after ``probes`` successes, and ramps traffic up over ``ramp`` seconds.
+    a row and decays by one per healthy window; after refused credentials ``credentials_break`` stands in for
+    ``break_base``. Then lets ``probes`` calls through, each judged within ``probe_timeout``; closes after ``probes``
+    successes, and ramps traffic up over ``ramp`` seconds.
     """
 
     enabled: bool = True
@@ -184,7 +230,26 @@ class BreakerPolicy(_Settings):
     slow_ratio: float = Field(default=0.8, gt=0, le=1)
     break_base: float = Field(default=5, gt=0)
     break_max: float = Field(default=300, gt=0)
+    credentials_break: float = Field(default=60, gt=0)
     break_jitter: float = Field(default=0.1, ge=0, le=1)
     probes: int = Field(default=1, ge=1)
     probe_timeout: float = Field(default=60, gt=0)
     ramp: float = Field(default=10, ge=0)
+
+
+class LimitPolicy(_Settings):
+    """How limits that nobody configured are found, and how many requests may wait for room.
+
+    ``learn``: heed what a provider's responses tell of its limits. ``adaptive``: find out how many calls at once a
+    provider bears (AIMD), between ``adaptive_min`` and ``ProviderConfig.max_concurrency`` (1000 without it): from
+    ``adaptive_initial`` up by one per round trip, times ``adaptive_backoff`` after a 429, an overload, a timeout, or a
+    first token (of a plain call: an answer) later than ``adaptive_latency`` seconds (``None``: speed is not judged).
+    """
+
+    queue_size: int = Field(default=1000, ge=0, description="requests that may wait at once")
+    learn: bool = True
+    adaptive: bool = False
+    adaptive_initial: int = Field(default=20, ge=1)
+    adaptive_min: int = Field(default=1, ge=1)
+    adaptive_backoff: float = Field(default=0.9, gt=0, lt=1)
+    adaptive_latency: float | None = Field(default=None, gt=0)

@@ -21,11 +21,13 @@ __all__ = [
     "BreakerState",
     "Event",
     "FailedOver",
+    "Hedged",
     "Listener",
     "Outcome",
     "ProviderAdded",
     "ProviderPaused",
     "ProviderRemoved",
+    "Recovering",
     "RequestEnded",
     "RequestStarted",
     "RetryScheduled",
@@ -49,18 +51,19 @@ class RequestStarted:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStarted:
-    """A call upstream begins; ``number`` counts from 1 within the request."""
+    """A call upstream begins; ``number`` counts from 1 within the request. ``hedge``: while an earlier one goes on."""
 
     at: float
     request: int
     number: int
     provider: str
     model: str | None
+    hedge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptOpened:
-    """The first piece of a stream is there; from here on the request stays with this provider."""
+    """The first piece of a stream is there; from here on the request stays with this provider, unless it breaks."""
 
     at: float
     request: int
@@ -71,7 +74,7 @@ class AttemptOpened:
 
 @dataclass(frozen=True, slots=True)
 class AttemptEnded:
-    """A call upstream ended; ``cancelled`` also when the caller stopped reading."""
+    """A call upstream ended; ``cancelled`` also when the caller stopped reading, or another attempt was faster."""
 
     at: float
     request: int
@@ -102,12 +105,39 @@ class FailedOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Hedged:
+    """No answer ``delay`` seconds after the call: ``provider`` is asked too, and the first to answer wins."""
+
+    at: float
+    request: int
+    provider: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
-    """No provider is available now; the request waits at most ``delay`` for the first to come back."""
+    """No provider is available now; the request waits at most ``delay`` for the first to come back.
+
+    ``position``: its place in the queue, from 1; ``queued``: how many wait, it included.
+    """
 
     at: float
     request: int
     delay: float
+    position: int = 1
+    queued: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Recovering:
+    """The stream of ``provider`` broke when its reader had ``received`` characters; ``mode`` is what is tried now."""
+
+    at: float
+    request: int
+    provider: str
+    mode: Literal["restart", "continue"]
+    received: int
+    error: OrchestratorError
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +189,7 @@ class ProviderRemoved:
 
 
 Event = (
-    RequestStarted | AttemptStarted | AttemptOpened | AttemptEnded | RetryScheduled | FailedOver | Waiting
-    | RequestEnded | BreakerChanged | ProviderPaused | ProviderAdded | ProviderRemoved
+    RequestStarted | AttemptStarted | AttemptOpened | AttemptEnded | RetryScheduled | FailedOver | Hedged | Waiting
+    | Recovering | RequestEnded | BreakerChanged | ProviderPaused | ProviderAdded | ProviderRemoved
 )
 Listener = Callable[[Event], None]

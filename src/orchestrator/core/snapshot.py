@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from orchestrator.core.events import BreakerState
+from orchestrator.core.limits import RateLimits
 
 __all__ = ["ProviderSnapshot"]
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderSnapshot:
-    """One provider at one moment. Seconds; ``retry_after`` is 0 when it would take a call now."""
+    """One provider at one moment. Seconds; ``retry_after`` is 0 when it would take a call now.
+
+    ``queued``: requests that wait for it, maybe among others. ``breaker_reason``: why the breaker is in its state.
+    ``next_probe``: seconds until an open breaker lets a probe through, a half-open one the next; None otherwise, and
+    where only ``reset()`` helps. ``probes`` are under way. ``concurrency``: calls it may have under way at once, as
+    configured or found out. ``quota``: what its responses told of its limits and still holds. None: unlimited, unknown.
+    """
 
     name: str
     model: str | None
@@ -29,3 +36,10 @@ class ProviderSnapshot:
     prompt_tokens: int
     completion_tokens: int
     cost: float
+    queued: int = 0
+    breaker_reason: str | None = None
+    next_probe: float | None = None
+    probes: int = 0
+    concurrency: int | None = None
+    quota: RateLimits | None = None
+    hedges: int = 0  # times it was asked because another was late

@@ -6,7 +6,7 @@ from math import exp, frexp, inf
 
 from orchestrator.core.types import Usage
 
-__all__ = ["UNMEASURED", "CandidateView", "LatencyHistogram"]
+__all__ = ["ROUNDING", "UNMEASURED", "CandidateView", "LatencyHistogram"]
 
 TAU = 10.0  # seconds: how fast samples age (Finagle's peak EWMA uses the same)
 BASE_TOKENS = 50.0  # a call costs this many tokens of time before the first one is written
@@ -14,6 +14,12 @@ MIN_SHARE = 0.1  # of the newest sample: a burst must not count for nothing, as 
 PENALTY = 5.0  # seconds a failure counts for, at least
 PENALTY_FACTOR = 4.0  # and at least so many times the provider's own pace
 UNMEASURED = 0.01  # seconds per token, of a provider that has not answered yet
+ROUNDING = 2.0 ** (1 / 8)  # from the middle of a bucket, which a quantile is, to its end
+MEMORY = 1000.0  # samples of a histogram: then all it has counted counts half
+TRACE = 0.01  # of a sample: less than that is forgotten
+WINDOW = 60.0  # seconds: how fast answers and failures are forgotten in the success share; as long as the breaker's
+BENEFIT = 1.0  # answers that a provider is taken to have given: one failure in one call is no proof
+MILLION = 1e6  # tokens, which prices are for
 
 
 class CandidateView:
@@ -22,12 +28,20 @@ class CandidateView:
     ``name, weight, priority, context_window`` come from the configuration; ``in_flight`` are calls under way;
     ``requests, failures, limited, prompt_tokens, completion_tokens, cost`` are totals; ``pace`` is an average of
     seconds per token (``latency / (50 + completion tokens)``), None before the first answer; ``penalty``, in the same
-    unit, is what the last failure added. ``sampled_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never.
+    unit, is what the last failure added. ``written`` is an average of completion tokens, None before the first count.
+    ``sampled_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never; ``last_latency`` are the seconds
+    that the answer of ``sampled_at`` took. ``peak`` is as ``pace``, but rises at
+    once with a slow answer; ``load`` is an average of the calls that were in flight when an answer came.
+    ``recent_answers`` and ``recent_failures`` are counts that fade by ``e`` every 60 s, see ``success_share``.
+    ``input_price``, ``cached_input_price``, ``output_price`` are USD per million tokens, None for unknown; ``cached``
+    is an average of the share of the prompt that came out of the provider's cache.
     """
 
     __slots__ = (
-        "completion_tokens", "context_window", "cost", "failures", "histogram", "in_flight", "limited", "name",
-        "pace", "penalised_at", "penalty", "priority", "prompt_tokens", "requests", "sampled_at", "weight",
+        "cached", "cached_input_price", "completion_tokens", "context_window", "cost", "counted_at", "failures",
+        "histogram", "in_flight", "input_price", "last_latency", "limited", "load", "name", "output_price", "pace",
+        "peak", "penalised_at", "penalty", "priority", "prompt_tokens", "recent_answers", "recent_failures", "requests",
+        "sampled_at", "weight", "written",
     )
 
     def __init__(
@@ -45,21 +59,42 @@ class CandidateView:
         self.completion_tokens = 0
         self.cost = 0.0
         self.pace: float | None = None
+        self.written: float | None = None
         self.sampled_at = -inf
+        self.last_latency = 0.0
         self.penalty = 0.0
         self.penalised_at = -inf
+        self.peak: float | None = None
+        self.load = 0.0
+        self.recent_answers = 0.0
+        self.recent_failures = 0.0
+        self.counted_at = -inf
+        self.input_price: float | None = None
+        self.cached_input_price: float | None = None
+        self.output_price: float | None = None
+        self.cached = 0.0
         self.histogram = LatencyHistogram()
 
     def answered(self, at: float, latency: float, usage: Usage | None, length: int) -> None:
         """Take a success: ``latency`` seconds; ``length`` characters stand in (4 per token) for unknown usage."""
         tokens = usage.completion_tokens if usage is not None and usage.completion_tokens else length / 4
         sample = latency / (BASE_TOKENS + tokens)
-        if self.pace is None:
-            self.pace = sample
+        if self.pace is None or self.peak is None:
+            self.pace = self.peak = sample
+            self.load = self.in_flight
         else:
-            share = max(MIN_SHARE, 1.0 - exp((self.sampled_at - at) / TAU))
+            share = aged = 1.0 - exp((self.sampled_at - at) / TAU)
+            if share < MIN_SHARE:
+                share = MIN_SHARE
             self.pace += share * (sample - self.pace)
+            self.load += share * (self.in_flight - self.load)
+            # The peak is not hurried by a burst: what one slow answer has shown counts for ten seconds.
+            self.peak = sample if sample > self.peak else self.peak + aged * (sample - self.peak)
         self.sampled_at = at
+        self.last_latency = latency
+        if at - self.counted_at >= 1.0:  # often enough, and seldom enough to cost nothing
+            self._forget(at)
+        self.recent_answers += 1.0
         if self.penalty:
             # A call that began before the last failure is only half a proof that new ones are answered again.
             self.penalty = 0.0 if at - latency >= self.penalised_at else self.penalty / 2
@@ -67,16 +102,38 @@ class CandidateView:
         if usage is not None:
             self.prompt_tokens += usage.prompt_tokens
             self.completion_tokens += usage.completion_tokens
+            written = usage.completion_tokens
+            self.written = written if self.written is None else self.written + MIN_SHARE * (written - self.written)
+            if (usage.cached_tokens or self.cached) and usage.prompt_tokens:
+                self.cached += MIN_SHARE * (min(1.0, usage.cached_tokens / usage.prompt_tokens) - self.cached)
 
     def failed(self, at: float, retry_after: float | None) -> None:
         """Take a failure: its speed says nothing, or the provider that fails fastest would look the best."""
         self.failures += 1
+        self._forget(at)
+        self.recent_failures += 1.0
         penalty = max(PENALTY, retry_after or 0.0) / BASE_TOKENS
         if self.pace is not None:
             penalty = max(penalty, PENALTY_FACTOR * self.pace)
         # What is left of an earlier, longer Retry-After must not be cut by a later, shorter one.
         self.penalty = max(penalty, self._faded(self.penalty, at))
         self.penalised_at = at
+
+    def lost(self, at: float, waited: float, usage: Usage | None, length: int) -> None:
+        """Take a call cancelled after ``waited`` seconds, because another was faster; that one's usage and length.
+
+        The answer would have come later, nobody knows when: it counts only if it makes the provider look slower.
+        """
+        tokens = usage.completion_tokens if usage is not None and usage.completion_tokens else length / 4
+        sample = waited / (BASE_TOKENS + tokens)
+        if self.pace is None or self.peak is None:
+            self.pace = self.peak = sample
+        elif sample > self.pace:
+            share = max(MIN_SHARE, 1.0 - exp((self.sampled_at - at) / TAU))
+            self.pace += share * (sample - self.pace)
+            self.peak = max(sample, self.peak)
+        self.sampled_at = at
+        self.last_latency = waited
 
     def expected_pace(self, at: float, unmeasured: float = UNMEASURED) -> float:
         """Seconds per token to expect now; a failure's penalty fades by ``e`` every 10 s.
@@ -88,6 +145,34 @@ class CandidateView:
             return max(unmeasured, self._faded(penalty, at))
         return max(self.pace, self._faded(self.penalty, at)) if self.penalty else self.pace
 
+    def penalised(self, at: float, unmeasured: float = UNMEASURED) -> bool:
+        """Whether a failure still counts for more than what its answers have shown; until then it is taken for ill."""
+        if not self.penalty:
+            return False
+        return self._faded(self.penalty, at) > (unmeasured if self.pace is None else self.pace)
+
+    def success_share(self, at: float) -> float:
+        """Share of the calls of the last minute or so that were answered; 1 for who has not been asked."""
+        if not self.recent_failures:
+            return 1.0
+        kept = exp((self.counted_at - at) / WINDOW)
+        failures = kept * self.recent_failures
+        return 1.0 - failures / (failures + kept * self.recent_answers + BENEFIT)
+
+    def price(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0.0) -> float | None:
+        """USD for so many tokens, the cached ones part of the prompt; None when its prices are not known."""
+        if self.input_price is None or self.output_price is None:
+            return None
+        cached_price = self.input_price if self.cached_input_price is None else self.cached_input_price
+        read = self.input_price * (prompt_tokens - cached_tokens) + cached_price * cached_tokens
+        return (read + self.output_price * completion_tokens) / MILLION
+
+    def _forget(self, at: float) -> None:
+        kept = exp((self.counted_at - at) / WINDOW)
+        self.recent_answers *= kept
+        self.recent_failures = self.recent_failures * kept if self.recent_failures > TRACE else 0.0
+        self.counted_at = at
+
     def _faded(self, penalty: float, at: float) -> float:
         return penalty * exp((self.penalised_at - at) / TAU)
 
@@ -96,27 +181,34 @@ class CandidateView:
 
 
 class LatencyHistogram:
-    """Counts in buckets that grow by 2**(1/4) from 1 ms: quantiles within 10 %, in constant memory and time."""
+    """Counts in buckets that grow by 2**(1/4) from 1 ms: quantiles within 10 %, in constant memory and time.
+
+    It forgets: whenever the counts add up to 1000 they are halved, so that 500 calls later a call counts half. A
+    provider that has become slower must not look fast for the rest of the day.
+    """
 
     __slots__ = ("_counts", "_total")
     _SIZE = 80  # the last one holds all above 1 000 s
 
     def __init__(self) -> None:
-        self._counts = [0] * self._SIZE
-        self._total = 0
+        self._counts = [0.0] * self._SIZE
+        self._total = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one latency."""
         fraction, exponent = frexp(seconds * 1000.0)
         # fraction is in [0.5, 1): four steps per doubling, with the boundaries 2**(-3/4), 2**(-1/2), 2**(-1/4).
         step = (fraction >= 0.5946) + (fraction >= 0.7071) + (fraction >= 0.8409)
-        self._counts[min(max(4 * exponent + step - 4, 0), self._SIZE - 1)] += 1
-        self._total += 1
+        self._counts[min(max(4 * exponent + step - 4, 0), self._SIZE - 1)] += 1.0
+        self._total += 1.0
+        if self._total >= MEMORY:
+            self._counts = [count / 2 if count > TRACE else 0.0 for count in self._counts]
+            self._total = sum(self._counts)
 
     def quantile(self, q: float) -> float | None:
-        """The latency in seconds below which a share ``q`` of all calls lie; None without calls."""
-        wanted = q * self._total
-        seen = 0
+        """The latency in seconds below which a share ``q`` of the calls lie; None without calls."""
+        wanted = q * self._total * (1.0 - 1e-9)  # sums of halves are rounded
+        seen = 0.0
         for index, count in enumerate(self._counts):
             seen += count
             if count and seen >= wanted:
@@ -124,4 +216,5 @@ class LatencyHistogram:
         return None
 
     def __len__(self) -> int:
-        return self._total
+        """How many calls count now."""
+        return int(self._total)

@@ -20,6 +20,7 @@ __all__ = [
     "ReasoningDelta",
     "Request",
     "ResponseFormat",
+    "Restarted",
     "Role",
     "StreamEvent",
     "TextDelta",
@@ -132,7 +133,10 @@ class Usage:
 
 @dataclass(slots=True)
 class Attempt:
-    """One call upstream. Times in seconds; ``started`` is on the loop's clock, ``error`` is None when it answered."""
+    """One call upstream. Times in seconds; ``started`` is on the loop's clock, ``error`` is None when it answered.
+
+    ``hedge``: it began while an earlier one was under way. ``lost``: it was cancelled because another one was faster.
+    """
 
     provider: str
     model: str | None
@@ -142,15 +146,19 @@ class Attempt:
     time_to_first_token: float | None = None
     error: OrchestratorError | None = None
     usage: Usage | None = None
+    hedge: bool = False
+    lost: bool = False
 
 
 @dataclass(slots=True)
 class Completion:
     """Everything known about an answer.
 
+    ``recoveries``: how often its stream broke and was taken up again; ``usage`` is then what all attempts told.
+
     ``latency`` and ``time_to_first_token`` are seconds from the caller's call to the whole answer and to its first
-    piece (``None`` for a plain call, where it cannot be seen). ``usage`` and ``cost`` (USD, as the provider billed it)
-    are ``None`` when the provider does not tell. ``raw`` is the provider's own JSON, ``None`` after a stream.
+    piece (``None`` for a plain call, where it cannot be seen). ``usage`` and ``cost`` (USD, as the provider billed it,
+    else by the prices of its ``ProviderConfig``) are ``None`` when that is not known. ``raw`` is the provider's own JSON, ``None`` after a stream.
     """
 
     text: str
@@ -166,6 +174,7 @@ class Completion:
     attempts: tuple[Attempt, ...] = ()
     request_id: str | None = None
     raw: Any = field(default=None, repr=False)
+    recoveries: int = 0
 
 
 @dataclass(slots=True)
@@ -193,13 +202,22 @@ class ToolCallDelta:
 
 
 @dataclass(slots=True)
+class Restarted:
+    """The stream broke, and ``provider`` answers from the beginning: what came before, ``discarded``, is void."""
+
+    provider: str
+    discarded: str
+    error: OrchestratorError
+
+
+@dataclass(slots=True)
 class Finished:
     """The last event of a stream: the answer is whole."""
 
     completion: Completion
 
 
-StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Finished
+StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Restarted | Finished
 
 DEFAULT_TIMEOUTS = Timeouts()
 
@@ -208,11 +226,14 @@ class Request:
     """What the user asked, once per call and shared by all attempts; treat it as frozen.
 
     ``needs`` names the features a provider must have (``BaseProvider.supports``): the knobs that are set, and
-    ``messages`` (anything but one user text), ``images``, ``tools``, ``tool_choice``, ``json_object``, ``json_schema``.
+    ``messages`` (anything but one user text), ``images``, ``tools``, ``tool_choice``, ``json_object``, ``json_schema``,
+    ``prefill`` (the last message is the beginning of the answer, and the model shall go on right after it).
+    ``session`` names what the request belongs to, a conversation or a user: see the strategy ``affinity``.
     """
 
     __slots__ = (
-        "_messages", "needs", "params", "prompt", "response_format", "stream", "timeouts", "tool_choice", "tools",
+        "_messages", "needs", "params", "prefill", "prompt", "response_format", "session", "stream", "timeouts",
+        "tool_choice", "tools",
     )
 
     def __init__(
@@ -225,7 +246,9 @@ class Request:
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
         stream: bool = False,
+        prefill: bool = False,
         timeouts: Timeouts = DEFAULT_TIMEOUTS,
+        session: str | None = None,
     ) -> None:
         self.prompt = _only_text(messages) if prompt is None and messages is not None else prompt
         self.params = params
@@ -234,7 +257,9 @@ class Request:
         self.tool_choice = tool_choice
         self.response_format = response_format
         self.stream = stream
+        self.prefill = prefill
         self.timeouts = timeouts
+        self.session = session
         if messages is None and not prompt:
             raise InvalidRequestError("the prompt is empty")
         plain = params is None and messages is None and not tools and response_format is None and tool_choice is None
@@ -256,6 +281,8 @@ class Request:
                 needs.add("images")
             if any(message.tool_calls or message.role == "tool" for message in self._messages):
                 needs.add("tools")
+        if self.prefill:
+            needs.add("prefill")
         if self.tools:
             needs.add("tools")
         if self.tool_choice:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from orchestrator.core.errors import StreamInterruptedError
 from orchestrator.core.events import AttemptEnded, AttemptStarted, RequestEnded, RequestStarted
-from orchestrator.core.types import Usage
+from orchestrator.core.types import Attempt, Usage
 from orchestrator.telemetry import semconv
 
-__all__ = ["Attributes", "answered", "asked", "attempted", "ended", "failed", "operation", "usage_of"]
+__all__ = ["Attributes", "answered", "asked", "attempted", "decisive", "ended", "failed", "operation", "usage_of"]
 
 Attributes = dict[str, str | bool | int | float | tuple[str, ...]]
 
@@ -30,9 +30,21 @@ def operation(provider: str | None, model: str | None) -> Attributes:
     return attributes
 
 
+def decisive(event: RequestEnded) -> Attempt | None:
+    """The attempt that answered; else the last one, but for those that lost a race."""
+    name = event.completion.provider if event.completion is not None else None
+    ran = [attempt for attempt in event.attempts if not attempt.lost]
+    answered = [attempt for attempt in ran if attempt.provider == name and attempt.error is None]
+    chosen = answered or ran or event.attempts
+    return chosen[-1] if chosen else None
+
+
 def ended(event: RequestEnded) -> Attributes:
-    """The operation of a request that ended: by the provider and the model of its last attempt, if there was one."""
-    last = event.attempts[-1] if event.attempts else None
+    """The operation of a request that ended: by the provider and the model of its decisive attempt, if there was one.
+
+    See :func:`decisive`.
+    """
+    last = decisive(event)
     attributes = operation(last.provider, last.model) if last is not None else operation(None, None)
     if event.completion is not None and event.completion.model:
         attributes[semconv.GEN_AI_RESPONSE_MODEL] = event.completion.model
@@ -58,8 +70,9 @@ def answered(event: RequestEnded) -> Attributes:
     attributes = ended(event)
     attributes[semconv.ORCHESTRATOR_OUTCOME] = event.outcome
     attributes[semconv.ORCHESTRATOR_ATTEMPT_COUNT] = len(event.attempts)
-    if event.attempts:
-        attributes[semconv.ORCHESTRATOR_PROVIDER_NAME] = event.attempts[-1].provider
+    last = decisive(event)
+    if last is not None:
+        attributes[semconv.ORCHESTRATOR_PROVIDER_NAME] = last.provider
     completion = event.completion
     if completion is not None:
         attributes[semconv.GEN_AI_RESPONSE_FINISH_REASONS] = (completion.finish_reason,)
@@ -80,6 +93,8 @@ def attempted(event: AttemptStarted) -> Attributes:
     }
     if event.model:
         attributes[semconv.ORCHESTRATOR_ATTEMPT_MODEL] = event.model
+    if event.hedge:
+        attributes[semconv.ORCHESTRATOR_ATTEMPT_HEDGE] = True
     return attributes
 
 

@@ -9,6 +9,7 @@ from orchestrator.core.events import (
     AttemptEnded,
     BreakerChanged,
     FailedOver,
+    Hedged,
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
@@ -48,6 +49,9 @@ class Instruments:
         self._failovers = meter.create_counter(
             semconv.ORCHESTRATOR_FAILOVERS, "{failover}", "Times a provider was given up for a request."
         )
+        self._hedges = meter.create_counter(
+            semconv.ORCHESTRATOR_HEDGES, "{hedge}", "Times a provider was asked because another one was late."
+        )
         # Not an observable gauge: the callback of a second router's listener would be dropped by the SDK.
         self._breakers = meter.create_up_down_counter(
             semconv.ORCHESTRATOR_BREAKER_STATE, "{breaker}", "Breakers in a state, by provider: 1 or 0."
@@ -83,6 +87,10 @@ class Instruments:
     def failed_over(self, event: FailedOver) -> None:
         """One more failover."""
         self._failovers.add(1, _because(event.provider, event.error))
+
+    def hedged(self, event: Hedged) -> None:
+        """One more hedge."""
+        self._hedges.add(1, {semconv.ORCHESTRATOR_PROVIDER_NAME: event.provider})
 
     def provider_paused(self, event: ProviderPaused) -> None:
         """One more pause."""

@@ -9,13 +9,16 @@ from orchestrator.core.events import (
     BreakerChanged,
     Event,
     FailedOver,
+    Hedged,
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
+    Recovering,
     RequestEnded,
     RetryScheduled,
     Waiting,
 )
+from orchestrator.telemetry.attributes import decisive
 from orchestrator.telemetry.redact import describe
 
 __all__ = ["LoggingListener"]
@@ -26,9 +29,9 @@ _SHUT = {"open", "isolated"}
 class LoggingListener:
     """Writes to ``logger``, by default ``orchestrator.telemetry``.
 
-    INFO: an answer, a cancelled request, a retry, a breaker that recovers, a provider that joins or leaves. WARNING: a
-    request that failed, a failover, a wait for providers, a breaker that opens, a pause. The fields of a record are
-    attributes that start with ``llm_``, for formatters that write JSON. No prompt, no answer, no key.
+    INFO: an answer, a cancelled request, a retry, a hedge, a breaker that recovers, a provider that joins or leaves.
+    WARNING: a request that failed, a failover, a wait for providers, a breaker that opens, a pause. The fields of a
+    record are attributes that start with ``llm_``, for formatters that write JSON. No prompt, no answer, no key.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -37,7 +40,9 @@ class LoggingListener:
             RequestEnded: self._request_ended,
             RetryScheduled: self._retry_scheduled,
             FailedOver: self._failed_over,
+            Hedged: self._hedged,
             Waiting: self._waiting,
+            Recovering: self._recovering,
             BreakerChanged: self._breaker_changed,
             ProviderPaused: self._provider_paused,
             ProviderAdded: self._provider_added,
@@ -54,7 +59,7 @@ class LoggingListener:
         level = logging.WARNING if event.outcome == "error" else logging.INFO
         if not self._logger.isEnabledFor(level):
             return
-        last = event.attempts[-1] if event.attempts else None
+        last = decisive(event)
         provider = last.provider if last is not None else None
         completion = event.completion
         usage = completion.usage if completion is not None else None
@@ -97,10 +102,29 @@ class LoggingListener:
             },
         )
 
+    def _hedged(self, event: Hedged) -> None:
+        self._logger.info(
+            "request %d: no answer after %.3f s, %s is asked too", event.request, event.delay, event.provider,
+            extra={
+                "llm_event": "hedged", "llm_request": event.request, "llm_provider": event.provider,
+                "llm_delay": event.delay,
+            },
+        )
+
     def _waiting(self, event: Waiting) -> None:
         self._logger.warning(
             "request %d waits up to %.3f s for a provider to come back", event.request, event.delay,
             extra={"llm_event": "waiting", "llm_request": event.request, "llm_delay": event.delay},
+        )
+
+    def _recovering(self, event: Recovering) -> None:
+        self._logger.warning(
+            "request %d: the stream of %s broke after %d characters (%s), recovery: %s",
+            event.request, event.provider, event.received, _Described(event.error), event.mode,
+            extra={
+                "llm_event": "recovering", "llm_request": event.request, "llm_provider": event.provider,
+                "llm_mode": event.mode, "llm_received": event.received, "llm_error_type": type(event.error).__name__,
+            },
         )
 
     def _breaker_changed(self, event: BreakerChanged) -> None:

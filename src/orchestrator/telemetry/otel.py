@@ -17,16 +17,18 @@ from orchestrator.core.events import (
     BreakerChanged,
     Event,
     FailedOver,
+    Hedged,
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
+    Recovering,
     RequestEnded,
     RequestStarted,
     RetryScheduled,
     Waiting,
 )
 from orchestrator.telemetry import semconv
-from orchestrator.telemetry.attributes import Attributes, answered, asked, attempted, failed
+from orchestrator.telemetry.attributes import Attributes, answered, asked, attempted, decisive, failed
 from orchestrator.telemetry.content import input_messages, output_messages
 from orchestrator.telemetry.instruments import Instruments
 from orchestrator.telemetry.redact import describe
@@ -62,7 +64,9 @@ class OpenTelemetryListener:
             AttemptEnded: self._attempt_ended,
             RetryScheduled: self._retry_scheduled,
             FailedOver: self._failed_over,
+            Hedged: self._hedged,
             Waiting: self._waiting,
+            Recovering: self._recovering,
             RequestEnded: self._request_ended,
             BreakerChanged: self._metrics.breaker_changed,
             ProviderPaused: self._metrics.provider_paused,
@@ -94,7 +98,8 @@ class OpenTelemetryListener:
             return
         attempt = request.attempts[event.number]
         attempt.opening.leave()
-        self._metrics.stream_opened(event.at - request.at, event.provider, attempt.model)
+        if not request.recovering:  # its reader had the first piece long ago
+            self._metrics.stream_opened(event.at - request.at, event.provider, attempt.model)
 
     def _attempt_ended(self, event: AttemptEnded) -> None:
         request = self._open.get(event.request)
@@ -126,10 +131,22 @@ class OpenTelemetryListener:
             self._metrics.failed_over(event)
             request.note("orchestrator.failover", event.provider, None)
 
+    def _hedged(self, event: Hedged) -> None:
+        request = self._open.get(event.request)
+        if request is not None:
+            self._metrics.hedged(event)
+            request.note("orchestrator.hedge", event.provider, event.delay)
+
     def _waiting(self, event: Waiting) -> None:
         request = self._open.get(event.request)
         if request is not None:
             request.note("orchestrator.wait", None, event.delay)
+
+    def _recovering(self, event: Recovering) -> None:
+        request = self._open.get(event.request)
+        if request is not None:
+            request.recovering = True
+            request.note("orchestrator.recovery", event.provider, None)
 
     def _request_ended(self, event: RequestEnded) -> None:
         request = self._open.pop(event.request, None)
@@ -141,8 +158,9 @@ class OpenTelemetryListener:
         span = request.span
         if span.is_recording():
             span.set_attributes(answered(event))
-            if event.attempts and event.attempts[-1].model:
-                span.update_name(f"{semconv.OPERATION_CHAT} {event.attempts[-1].model}")
+            last = decisive(event)
+            if last is not None and last.model:
+                span.update_name(f"{semconv.OPERATION_CHAT} {last.model}")
             if self._capture_content and event.completion is not None:
                 span.set_attribute(semconv.GEN_AI_OUTPUT_MESSAGES, output_messages(event.completion))
             if event.outcome == "error" and event.error is not None:
@@ -153,12 +171,13 @@ class OpenTelemetryListener:
 
 
 class _OpenRequest:
-    __slots__ = ("at", "attempts", "context", "span")
+    __slots__ = ("at", "attempts", "context", "recovering", "span")
 
     def __init__(self, at: float, span: Span, context: Context) -> None:
         self.at = at
         self.span = span
         self.context = context  # the caller's, with the request's span in it
+        self.recovering = False
         self.attempts: dict[int, _OpenAttempt] = {}
 
     def note(self, name: str, provider: str | None, delay: float | None) -> None:

@@ -40,12 +40,14 @@ __all__ = [
     "OPERATION_CHAT",
     "ORCHESTRATOR_ATTEMPTS",
     "ORCHESTRATOR_ATTEMPT_COUNT",
+    "ORCHESTRATOR_ATTEMPT_HEDGE",
     "ORCHESTRATOR_ATTEMPT_MODEL",
     "ORCHESTRATOR_ATTEMPT_NUMBER",
     "ORCHESTRATOR_ATTEMPT_TIME_TO_FIRST_TOKEN",
     "ORCHESTRATOR_BREAKER_STATE",
     "ORCHESTRATOR_DELAY",
     "ORCHESTRATOR_FAILOVERS",
+    "ORCHESTRATOR_HEDGES",
     "ORCHESTRATOR_OUTCOME",
     "ORCHESTRATOR_PROVIDER_NAME",
     "ORCHESTRATOR_PROVIDER_PAUSED",
@@ -104,6 +106,7 @@ TOKEN_BUCKETS: Final = tuple(float(4**n) for n in range(14))
 ORCHESTRATOR_ATTEMPT_COUNT: Final = "orchestrator.attempt.count"
 ORCHESTRATOR_ATTEMPT_MODEL: Final = "orchestrator.attempt.model"
 ORCHESTRATOR_ATTEMPT_NUMBER: Final = "orchestrator.attempt.number"
+ORCHESTRATOR_ATTEMPT_HEDGE: Final = "orchestrator.attempt.hedge"
 ORCHESTRATOR_ATTEMPT_TIME_TO_FIRST_TOKEN: Final = "orchestrator.attempt.time_to_first_token"
 ORCHESTRATOR_DELAY: Final = "orchestrator.delay"
 ORCHESTRATOR_OUTCOME: Final = "orchestrator.outcome"
@@ -113,6 +116,7 @@ ORCHESTRATOR_STRATEGY: Final = "orchestrator.strategy"
 ORCHESTRATOR_ATTEMPTS: Final = "orchestrator.attempts"
 ORCHESTRATOR_BREAKER_STATE: Final = "orchestrator.breaker.state"  # of the metric, and of the attribute it is split by
 ORCHESTRATOR_FAILOVERS: Final = "orchestrator.failovers"
+ORCHESTRATOR_HEDGES: Final = "orchestrator.hedges"
 ORCHESTRATOR_PROVIDER_PAUSED: Final = "orchestrator.provider.paused"
 ORCHESTRATOR_RETRIES: Final = "orchestrator.retries"
 

@@ -12,9 +12,11 @@ from orchestrator.core.events import (
     BreakerChanged,
     Event,
     FailedOver,
+    Hedged,
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
+    Recovering,
     RequestEnded,
     RequestStarted,
     RetryScheduled,
@@ -25,7 +27,10 @@ from orchestrator.core.types import Attempt
 __all__ = ["Recorder"]
 
 E = TypeVar("E")
-_Step = AttemptStarted | AttemptOpened | AttemptEnded | RetryScheduled | FailedOver | Waiting | RequestEnded
+_Step = (
+    AttemptStarted | AttemptOpened | AttemptEnded | RetryScheduled | FailedOver | Hedged | Waiting | Recovering
+    | RequestEnded
+)
 
 
 class Recorder:
@@ -95,7 +100,11 @@ _LINES: dict[type, Callable[[Any], str]] = {
     ),
     RetryScheduled: lambda e: f"request {e.request} tries {e.provider} again in {e.delay:.3f} s:{_name(e.error)}",
     FailedOver: lambda e: f"request {e.request} gives {e.provider} up:{_name(e.error)}",
+    Hedged: lambda e: f"request {e.request} asks {e.provider} too after {e.delay:.3f} s",
     Waiting: lambda e: f"request {e.request} waits {e.delay:.3f} s for a provider",
+    Recovering: lambda e: (
+        f"request {e.request} recovers ({e.mode}) from {e.provider} after {e.received} characters:{_name(e.error)}"
+    ),
     RequestEnded: lambda e: (
         f"request {e.request} ends: {e.outcome}{_name(e.error)} after {e.duration:.3f} s, attempts: {len(e.attempts)}"
     ),

@@ -67,6 +67,21 @@ class TestPace:
         assert min(samples) * 0.999 <= made.pace <= max(samples) * 1.001
 
 
+class TestLostRaces:
+    def test_count_where_they_make_the_provider_look_slower(self):
+        known = view(pace=0.01)
+        known.lost(5.0, 0.1, None, 0)
+        assert known.pace == 0.01, "it may have been about to answer"
+        known.lost(5.0, 5.0, Usage(0, 50), 0)
+        assert known.pace > 0.01
+        assert (known.failures, known.penalty, len(known.histogram)) == (0, 0.0, 1)
+
+    def test_are_all_there_is_for_one_that_never_answered(self):
+        silent = view()
+        silent.lost(5.0, 5.0, None, 200)
+        assert silent.pace == pytest.approx(5 / 100)
+
+
 class TestPenalty:
     def test_is_five_seconds_in_the_unit_of_the_pace(self):
         made = view(0.02)
@@ -154,6 +169,17 @@ class TestQuantiles:
         rank = next(n for n in range(1, len(latencies) + 1) if n >= q * len(latencies))
         assert histogram.quantile(q) == pytest.approx(sorted(latencies)[rank - 1], rel=0.1)
         assert len(histogram) == len(latencies)
+
+    def test_follow_a_provider_that_has_changed(self):
+        histogram = LatencyHistogram()
+        for latency in [0.1] * 20_000 + [2.0] * 1500:
+            histogram.add(latency)
+        assert histogram.quantile(0.5) == pytest.approx(2, rel=0.1)
+        assert len(histogram) <= 1000
+        for _ in range(20_000):
+            histogram.add(2.0)
+        assert histogram.quantile(0.0) == pytest.approx(2, rel=0.1), "the old ones are forgotten for good"
+        assert histogram.quantile(1.0) == pytest.approx(2, rel=0.1)
 
     @pytest.mark.parametrize(("latency", "shown"), [(0.0, 0.00109), (1e-9, 0.00109), (1e9, 962.0)])
     def test_beyond_its_ends_takes_the_nearest_bucket(self, latency, shown):

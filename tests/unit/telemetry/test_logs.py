@@ -17,6 +17,7 @@ from orchestrator.core.events import (
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
+    Recovering,
     RequestEnded,
     RequestStarted,
     RetryScheduled,
@@ -110,6 +111,12 @@ def test_a_cancelled_request_is_no_warning(log):
             FailedOver(0.0, 1, "a", RateLimitError(status_code=429)), logging.WARNING,
             "request 1: a is given up after RateLimitError (HTTP 429)",
             {"llm_event": "failed_over", "llm_request": 1, "llm_provider": "a", "llm_error_type": "RateLimitError"},
+        ),
+        (
+            Recovering(0.0, 1, "a", "continue", 16, ServerError(status_code=502)), logging.WARNING,
+            "request 1: the stream of a broke after 16 characters (ServerError (HTTP 502)), recovery: continue",
+            {"llm_event": "recovering", "llm_request": 1, "llm_provider": "a", "llm_mode": "continue",
+             "llm_received": 16, "llm_error_type": "ServerError"},
         ),
         (
             Waiting(0.0, 1, 3.0), logging.WARNING, "request 1 waits up to 3.000 s for a provider to come back",

@@ -39,6 +39,7 @@ from orchestrator.core.events import (
     ProviderAdded,
     ProviderPaused,
     ProviderRemoved,
+    Recovering,
     RequestEnded,
     RequestStarted,
     RetryScheduled,
@@ -484,12 +485,27 @@ def test_an_attempt_whose_end_was_lost_ends_with_its_request(sdk):
     assert sdk.listener._open == {}
 
 
+def test_a_recovery_is_an_event_of_the_request_and_its_first_piece_came_long_ago(sdk):
+    error = ServerError()
+    first, second = attempt(1, "a", error=error), attempt(2, "b", "m-2")
+    sdk.emit(
+        started(), attempt_started(first), AttemptOpened(0.5, 1, 1, "a", 0.5), attempt_ended(first),
+        Recovering(2.0, 1, "a", "restart", 16, error), attempt_started(second), AttemptOpened(3.0, 1, 2, "b", 1.0),
+        attempt_ended(second), ended(first, second, completion=Completion("hello", model="m-2", provider="b")),
+    )
+    assert [(e.name, dict(e.attributes)) for e in sdk.spans()["chat m-2"].events] == [
+        ("orchestrator.recovery", {"orchestrator.provider.name": "a"}),
+    ]
+    assert [point.count for point in sdk.points("gen_ai.client.operation.time_to_first_chunk")] == [1]
+
+
 def test_events_of_unknown_requests_and_attempts_are_ignored(sdk):
     record = attempt()
     error = ServerError()
     sdk.emit(
         attempt_started(record, 9), AttemptOpened(0.0, 9, 1, "a", 0.1), attempt_ended(record, 9),
         RetryScheduled(0.0, 9, "a", 1.0, error), FailedOver(0.0, 9, "a", error), Waiting(0.0, 9, 1.0),
+        Recovering(0.0, 9, "a", "restart", 0, error),
         ended(record, request=9, error=error), started(1), AttemptOpened(0.0, 1, 7, "a", 0.1),
         attempt_ended(attempt(7), 1),
     )
