@@ -12,10 +12,15 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fake_http import FakeHttp, streamed
+from fake_http import DONE, FakeHttp, frame, streamed
+from orchestrator.core.accumulate import check_completion
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import MalformedResponseError, ProviderError
-from orchestrator.core.types import Finished, Request, StreamEvent, TextDelta
+from orchestrator.core.surrogates import whole
+from orchestrator.core.types import Finished, ReasoningDelta, Request, StreamEvent, TextDelta
+from orchestrator.providers import _gigachat_wire as gigachat
+from orchestrator.providers import _yandex_wire as yandex
+from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_payload, error_from_response
 from orchestrator.providers._openai_reply import Reply
 from orchestrator.providers._retry_after import MAX_WAIT, retry_after
@@ -34,7 +39,8 @@ FRAMES = st.lists(
 ).map(b"".join)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(
-        ["stop", "length", "error", "content_filter", "f", "{}", "insufficient_quota", "try again in 5s"]),
+        ["stop", "length", "error", "content_filter", "f", "{}", "insufficient_quota", "try again in 5s", "\ud83d",
+         "\ude00", "ж\ud83d"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
         st.sampled_from([
             "error", "message", "code", "type", "choices", "delta", "content", "tool_calls", "function", "id", "index",
@@ -128,6 +134,7 @@ def spoilt(value: Any, path: list[int], poison: Any) -> Any:
 def test_any_values_as_events_give_pieces_or_one_of_our_errors(chunks):
     for event in answered(chunks) or []:
         assert not isinstance(event, TextDelta) or event.text
+        assert not isinstance(event, TextDelta | ReasoningDelta) or event.text.encode()
 
 
 @quick
@@ -138,7 +145,57 @@ def test_a_reply_with_one_wrong_value_gives_pieces_or_one_of_our_errors(path, po
     assert found is None or isinstance(found[-1], Finished)
     if plain:
         with suppress(ProviderError):
-            Reply(provider="p", model="m").completion(chunk)
+            completion = check_completion(Reply(provider="p", model="m").completion(chunk), "p")
+            assert f"{completion}".encode()
+
+
+UNITS = st.lists(st.sampled_from(["a", "ж", "😀", "\ud83d", "\ude00", "\udbff", "\n"]), min_size=1, max_size=8)
+
+
+def openai_stream(pieces):
+    return b"".join(frame({"choices": [{"delta": {"content": piece}}]}) for piece in pieces) + DONE
+
+
+def gigachat_stream(pieces):
+    end = {"choices": [{"delta": {"content": ""}, "finish_reason": "stop"}]}
+    return b"".join(frame({"choices": [{"delta": {"content": piece}}]}) for piece in pieces) + frame(end) + DONE
+
+
+def yandex_stream(pieces):
+    lines = [("".join(pieces[: n + 1]), "PARTIAL") for n in range(len(pieces))] + [("".join(pieces), "FINAL")]
+    return b"".join(
+        json.dumps({"alternatives": [{"message": {"text": text}, "status": f"ALTERNATIVE_STATUS_{status}"}]}).encode()
+        + b"\n" for text, status in lines)
+
+
+def decoded(decoder, data, cuts):
+    events = [event for chunk in split(data, cuts) for event in decoder.feed(chunk)]
+    return [*events, *decoder.finish()]
+
+
+class ReplyDecoder:
+    def __init__(self):
+        self.frames, self.reply = SSEDecoder(), Reply(provider="p", model="m")
+
+    def feed(self, chunk):
+        return [event for frame in self.frames.feed(chunk) for event in self.reply.feed(frame.data)]
+
+    def finish(self):
+        return [self.reply.finish()]
+
+
+@quick
+@given(UNITS, CUTS)
+def test_a_text_cut_between_any_two_units_is_the_same_text_in_every_wire_format(pieces, cuts):
+    source = Source("p", "m")
+    for decoder, data in (
+        (ReplyDecoder(), openai_stream(pieces)), (gigachat.StreamDecoder(source), gigachat_stream(pieces)),
+        (yandex.StreamDecoder(source), yandex_stream(pieces)),
+    ):
+        texts = [event.text for event in decoded(decoder, data, cuts) if isinstance(event, TextDelta)]
+        assert "".join(texts) == whole("".join(pieces))
+        assert all(texts)
+        assert all(text.encode() for text in texts)
 
 
 @quick

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
-from math import ulp
-from typing import Any
+from contextvars import Context
+from heapq import heapify, heappop, heappush
+from typing import Any, TypeVarTuple
 
 __all__ = ["DeadlockError", "VirtualTimeLoop"]
 
+Arguments = TypeVarTuple("Arguments")
+
 _REAL_WAIT = 5.0  # seconds given to real sockets and threads, which no clock can hurry
-_RESOLUTION = 1e-9  # seconds: a timer due within this is due now
+_RESOLUTION = 1e-9  # seconds: a timer due within this is due now, as in asyncio's other loops
+_POLL_EVERY = 64  # turns: while nothing but the loop's own wake-up pipe is registered, most need not ask the system
+_FEW = 100  # cancelled timers: as many are let lie
+_DEADLOCK = "nothing is ready, no timer is set: every task waits for another"
 
 
 class DeadlockError(RuntimeError):
@@ -29,7 +36,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now = 0.0
         self._threads = 0
-        super().__init__(_JumpingSelector(self))
+        # asyncio's own list compares its timers in Python; tuples are compared in C, and equal times keep their order.
+        self._timers: list[tuple[float, int, asyncio.TimerHandle | asyncio.Future[None]]] = []
+        self._count = 0
+        self._cancelled = 0
+        self._turns = 0
+        self._polled = _JumpingSelector(self)
+        super().__init__(self._polled)
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -38,9 +51,80 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Move the clock by hand; timers that came due run in the next turn."""
         self._now += seconds
-        # asyncio runs what is due before time() + resolution. In half a year's seconds 1e-9 is lost by rounding, and
-        # a timer due exactly now would never run.
-        self._clock_resolution = max(_RESOLUTION, ulp(self._now))
+
+    def call_at(
+        self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As in asyncio."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        self._check_closed()  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._count += 1
+        heappush(self._timers, (when, self._count, timer))
+        return timer
+
+    def wake_at(self, when: float, future: asyncio.Future[None]) -> None:
+        """Give the future its result, None, at that time, unless it has one: the cheapest sleep there is."""
+        self._count += 1
+        heappush(self._timers, (when, self._count, future))
+
+    def _timer_handle_cancelled(self, _: asyncio.TimerHandle) -> None:
+        # Called by the handle. One that has run is counted too: then there is less to throw away, no harm done.
+        self._cancelled += 1
+        if self._cancelled > _FEW and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            heapify(self._timers)
+            self._cancelled = 0
+
+    def take_due(self) -> bool:
+        """Make ready what is due; whether there was anything."""
+        timers, now = self._timers, self._now + _RESOLUTION
+        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+        found = False
+        while timers and timers[0][0] <= now:
+            due = heappop(timers)[2]
+            if isinstance(due, asyncio.TimerHandle):
+                ready.append(due)
+            elif not due.done():
+                due.set_result(None)
+            found = True
+        return found
+
+    def jump(self) -> bool:
+        """Move the clock to the next timer that is not cancelled, and make it ready; False when there is none."""
+        timers = self._timers
+        while timers and timers[0][2].cancelled():  # a handle or a future
+            heappop(timers)
+        if not timers:
+            return False
+        self._now = max(self._now, timers[0][0])
+        return self.take_due()
+
+    def _run_once(self) -> None:
+        """A turn as asyncio's, without what a loop that has only timers has no use for.
+
+        Now and then it is asyncio's own, which also looks at the wake-up pipe, where threads and signals write.
+        """
+        self._turns += 1
+        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+        if self._threads or not self._turns % _POLL_EVERY or not self._polled.alone or self.get_debug():
+            super()._run_once()  # type: ignore[misc]  # of asyncio.BaseEventLoop
+            return
+        if ready or self._stopping:  # type: ignore[attr-defined]  # the same
+            if self._timers and self._timers[0][0] <= self._now + _RESOLUTION:
+                self.take_due()
+        elif not self.jump():
+            raise DeadlockError(_DEADLOCK)
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:  # noqa: SLF001  # as asyncio's own turn does
+                handle._run()  # noqa: SLF001
+
+    def close(self) -> None:
+        """As in asyncio; timers that never came due are dropped."""
+        super().close()
+        self._timers.clear()
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[..., Any], *args: object
@@ -72,18 +156,32 @@ class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
+        self.alone = True  # only the loop's own wake-up pipe is registered
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ANN401  # as there
+        """As in selectors."""
+        key = super().register(fileobj, events, data)
+        self.alone = len(self.get_map()) <= 1
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:  # noqa: ANN401  # as there
+        """As in selectors."""
+        key = super().unregister(fileobj)
+        self.alone = len(self.get_map()) <= 1
+        return key
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """``timeout`` is 0 or None: timers are the loop's own business, asyncio knows of none."""
+        loop = self._loop
         events = super().select(0)
-        if events or (timeout is not None and timeout <= 0):
+        if loop.take_due() or events or timeout is not None:
             return events
-        if self._loop.waits_for_thread:
+        if loop.waits_for_thread:
             return super().select(_REAL_WAIT)
-        if timeout is not None:
-            self._loop.advance(timeout)
+        if loop.jump():
             return []
-        # Only the loop's own wake-up pipe is registered: nobody is left who could wake it.
-        events = super().select(_REAL_WAIT) if len(self.get_map()) > 1 else []
+        # Alone, nobody is left who could wake it.
+        events = [] if self.alone else super().select(_REAL_WAIT)
         if not events:
-            raise DeadlockError("nothing is ready, no timer is set: every task waits for another")
+            raise DeadlockError(_DEADLOCK)
         return events

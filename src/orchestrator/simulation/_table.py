@@ -1,0 +1,109 @@
+"""The table of a report: its columns, and the cells as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["Cell", "Column", "best", "columns", "ordered", "rows", "strategy_kind"]
+
+Cell = Mapping[str, Any]
+_ABSENT = "–"
+
+
+class Column(NamedTuple):
+    """One figure of a cell. ``group`` stands over neighbours that share it; ``better`` says which end is good."""
+
+    group: str
+    title: str
+    value: Callable[[Cell], float | None]
+    shown: Callable[[float], str]
+    better: Literal["low", "high"] | None = None
+
+    def text(self, cell: Cell) -> str:
+        """The figure as it is shown, a dash where there is none."""
+        value = self.value(cell)
+        return _ABSENT if value is None else self.shown(value)
+
+
+def columns(scenario: Mapping[str, Any]) -> tuple[Column, ...]:
+    """Those the scenario has figures for: in time only with a ``slo_s``, regret only where it was measured."""
+    cells = list(scenario["cells"].values())
+    found = [_ANSWERED]
+    if scenario.get("slo_s") is not None:
+        found.append(Column("", f"in ≤ {scenario['slo_s']:g} s %", _get("in_time"), _percent, "high"))
+    found += _FIGURES
+    if any(column.value(cell) is not None for cell in cells for column in _REGRET):
+        found += _REGRET
+    return tuple(found)
+
+
+def rows(scenario: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row per strategy: its name, then a text per column."""
+    shown = columns(scenario)
+    return [(name, *(column.text(cell) for column in shown)) for name, cell in scenario["cells"].items()]
+
+
+def ordered(document: Mapping[str, Any], scenario: Mapping[str, Any]) -> list[str]:
+    """The strategies of a scenario, in the document's order."""
+    told = document.get("strategies", {})
+    names = list(scenario["cells"])
+    return sorted(names, key=lambda name: told.get(name, {}).get("order", len(told)))
+
+
+def strategy_kind(document: Mapping[str, Any], name: str) -> str:
+    """``own``, ``rival`` or ``oracle``."""
+    return str(document.get("strategies", {}).get(name, {}).get("kind", "own"))
+
+
+def best(column: Column, cells: Mapping[str, Cell]) -> set[str]:
+    """The strategies whose figure is shown as the best one; none where all are the same."""
+    values = {name: value for name, cell in cells.items() if (value := column.value(cell)) is not None}
+    if column.better is None or len(values) < 2:
+        return set()
+    wanted = column.shown((min if column.better == "low" else max)(values.values()))
+    found = {name for name, value in values.items() if column.shown(value) == wanted}
+    return set() if len(found) == len(cells) else found
+
+
+def _get(*steps: str) -> Callable[[Cell], float | None]:
+    def value(cell: Cell) -> float | None:
+        found: Any = cell
+        for step in steps:
+            found = (found or {}).get(step)
+        return found if isinstance(found, int | float) else None
+    return value
+
+
+def _failed(cell: Cell) -> float:
+    return float(sum(cell["errors"].values()))
+
+
+def _percent(value: float) -> str:
+    """Two digits; neither all nor none is shown for what is only nearly so."""
+    if 0 < value < 0.005:
+        return "<0.01"
+    return ">99.99" if 99.995 <= value < 100 else f"{value:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value * 100:+.0f}"
+
+
+_ANSWERED = Column("", "answered %", _get("answered"), _percent, "high")
+_FIGURES = [
+    Column("", "errors %", _failed, _percent, "low"),
+    *(Column("latency, s", q, _get("latency", q), _seconds, "low") for q in ("p50", "p95", "p99")),
+    *(Column("first token, s", q, _get("first_token", q), _seconds, "low") for q in ("p50", "p95", "p99")),
+    Column("", "attempts per request", _get("attempts_per_request"), "{:.3f}".format, "low"),
+    Column("", "$ per 1 000 answers", _get("cost_per_1000"), "{:.3f}".format, "low"),
+]
+_REGRET = [
+    Column("regret, %", "first token p99", _get("regret", "first_token_p99"), _ratio, "low"),
+    Column("regret, %", "latency p99", _get("regret", "latency_p99"), _ratio, "low"),
+    Column("regret, %", "cost", _get("regret", "cost"), _ratio, "low"),
+]

@@ -1,0 +1,170 @@
+"""Who asks what, and when: Poisson arrivals, bursts, and conversations that go on after their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import inf, log
+
+from orchestrator.core.clock import new_random
+from orchestrator.simulation.luck import LEVELS, STEP, log_normal, mixed, uniforms
+from orchestrator.simulation.model import PriorityClass, Sizes, TrafficModel
+
+__all__ = ["Job", "Traffic"]
+
+CHARACTERS = 4  # per token, in the text of a prompt
+_FILLER = "All work and no play makes a dull prompt. " * 25
+_KIND, _SESSION = 1, 2  # which draws of a request
+_SESSION_BITS = 20  # room for conversations at one place, and for their turns
+
+
+class Job(str):
+    """A prompt, and what the modelled world has to know about the request.
+
+    A string, so that it goes through any router as the prompt it is; two prompts of a conversation have the same
+    beginning. ``key`` is its luck; ``at`` the loop time it is asked; ``number`` counts the requests of the run;
+    ``session`` is its conversation (-1: none) and ``turn`` its place there; ``kind`` the index of its class (-1: none).
+    """
+
+    __slots__ = (
+        "at", "completion_tokens", "key", "kind", "number", "place", "priority", "prompt_tokens", "session", "streamed",
+        "timeout", "tries", "turn",
+    )
+
+    def __init__(self, _: str = "") -> None:
+        self.key = 0
+        self.at = 0.0
+        self.number = -1
+        self.prompt_tokens = 1
+        self.completion_tokens = 1
+        self.streamed = False
+        self.timeout: float | None = None
+        self.priority = 0
+        self.kind = -1
+        self.session = -1
+        self.place = -1
+        self.turn = 0
+        self.tries = 0
+
+    def tried(self, provider: int) -> int:
+        """Count a call at the provider of this index; returns how many there were before."""
+        before = (self.tries >> (8 * provider)) & 0xFF
+        if before < 0xFF:
+            self.tries += 1 << (8 * provider)
+        return before
+
+    @classmethod
+    def written(cls, head: str, prompt_tokens: int, completion_tokens: int, key: int) -> Job:
+        """A prompt of that length."""
+        missing = prompt_tokens * CHARACTERS - len(head)
+        if missing > 0:
+            head += (_FILLER * (missing // len(_FILLER) + 1))[:missing]
+        job = cls(head)
+        job.key, job.prompt_tokens, job.completion_tokens = key, prompt_tokens, completion_tokens
+        return job
+
+    @classmethod
+    def foreign(cls, text: str, seed: int) -> Job:
+        """Somebody else's prompt: sized by its length, with its text for luck."""
+        key = mixed(seed)
+        for byte in text[:64].encode("utf-8", "replace"):
+            key = mixed(key ^ byte)
+        job = cls(text)
+        job.key, job.prompt_tokens, job.completion_tokens = key, len(text) // CHARACTERS + 1, 100
+        return job
+
+
+class Traffic:
+    """Draws the requests of one run. The n-th Poisson request is the same in every run of a seed."""
+
+    def __init__(self, model: TrafficModel, *, seed: int, until: float) -> None:
+        self.model = model
+        self._seed = mixed(seed)
+        self._until = until
+        self._classes = _cumulated(model.classes)
+        self._prompts = _sizes(model.prompt_tokens)
+        self._answers = _sizes(model.completion_tokens)
+
+    def arrivals(self) -> Iterator[Job]:
+        """The requests that wait for nobody, in order of time."""
+        random = new_random(self._seed)
+        most = self.model.rate_rps + sum(burst.extra_rps for burst in self.model.bursts)
+        at, number = 0.0, 0
+        while most:
+            at += random.expovariate(most)
+            if at >= self._until:
+                return
+            if not self.model.bursts or random.random() * most < self._rate(at):
+                number += 1
+                yield self._single(at, number)
+
+    def openings(self) -> Iterator[Job]:
+        """The first turns of the conversations that are there from the beginning; in no order."""
+        sessions = self.model.sessions
+        if sessions is None:
+            return
+        for place in range(sessions.number):
+            key = self._turn_key(place, place, 0)
+            begins = sessions.think_s * uniforms(mixed(key ^ _SESSION))[0]
+            if begins < self._until:
+                yield self._turn(place, place, 0, sessions.prefix_tokens, begins)
+
+    def after(self, job: Job, at: float, *, answered: bool) -> Job | None:
+        """The next turn at this one's place, when it ended at ``at``; None when the run is over by then."""
+        sessions = self.model.sessions
+        if sessions is None or job.place < 0:
+            return None
+        begins = at - sessions.think_s * log(uniforms(mixed(job.key ^ _SESSION))[0])
+        if begins >= self._until:
+            return None
+        if answered and job.turn + 1 < sessions.turns:
+            history = job.prompt_tokens + job.completion_tokens
+            return self._turn(job.place, job.session, job.turn + 1, history, begins)
+        return self._turn(job.place, job.session + sessions.number, 0, sessions.prefix_tokens, begins)
+
+    def _rate(self, at: float) -> float:
+        return self.model.rate_rps + sum(burst.at(at) for burst in self.model.bursts)
+
+    def _single(self, at: float, number: int) -> Job:
+        key = mixed(self._seed + number * STEP)
+        new, answer = self._sizes(key)
+        job = Job.written(f"Request {number}. ", new, answer, key)
+        job.at = at
+        return self._kind(job)
+
+    def _turn(self, place: int, session: int, turn: int, history: int, at: float) -> Job:
+        key = self._turn_key(place, session, turn)
+        new, answer = self._sizes(key)
+        job = Job.written(f"Session {session}. ", history + new, answer, key)
+        job.at, job.place, job.session, job.turn = at, place, session, turn
+        return self._kind(job)
+
+    def _turn_key(self, place: int, session: int, turn: int) -> int:
+        return mixed(mixed(self._seed ^ _SESSION) + ((session << _SESSION_BITS) + place << _SESSION_BITS) + turn)
+
+    def _sizes(self, key: int) -> tuple[int, int]:
+        return self._prompts[key >> 52], self._answers[(key >> 40) & (LEVELS - 1)]
+
+    def _kind(self, job: Job) -> Job:
+        model = self.model
+        job.timeout = model.deadline_s
+        if not (model.streamed or self._classes):
+            return job
+        streamed, _, kind = uniforms(mixed(job.key ^ _KIND))
+        job.streamed = streamed < model.streamed
+        if self._classes:
+            job.kind = next(index for index, share in enumerate(self._classes) if kind < share)
+            chosen = model.classes[job.kind]
+            job.timeout, job.priority = chosen.deadline_s or model.deadline_s, chosen.priority
+        return job
+
+
+def _sizes(sizes: Sizes) -> list[int]:
+    return [max(1, min(round(size), sizes.most)) for size in log_normal(sizes.median, sizes.sigma)]
+
+
+def _cumulated(classes: tuple[PriorityClass, ...]) -> list[float]:
+    total, shares = 0.0, []
+    for each in classes:
+        total += each.share
+        shares.append(total)
+    return [share / total for share in shares[:-1]] + [inf] if shares else []
