@@ -56,7 +56,7 @@ FAULTS: list[tuple[int, f.Fault]] = [  # how often, relative to one another; wha
     (4, f.Repeat("finish")), (4, f.Drop("end")), (4, f.Drop("finish")), (4, f.Latency(0.1)),
 ]
 TIMEOUTS = Timeouts(connect=0.5, first_token=0.4, idle=0.4, attempt=0.4, total=3)
-BREAKER = BreakerPolicy(break_base=0.2, break_max=1, ramp=0.5)
+BREAKER = BreakerPolicy(break_base=0.2, break_max=1, credentials_break=0.2, ramp=0.5)
 
 EXPIRY = 6.0  # seconds after which an idle connection is given up, and one more
 CANCELLED, ABANDONED, DROPPED = 0.02, 0.02, 0.01  # shares; abandoned: closed early, dropped: not even closed
