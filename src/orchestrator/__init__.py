@@ -32,6 +32,7 @@ from orchestrator.core.errors import (
     StreamInterruptedError,
     TimeoutError,
 )
+from orchestrator.core.limits import Quota, RateLimits
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import (
     Attempt,
@@ -83,8 +84,10 @@ __all__ = [
     "ProviderConfig",
     "ProviderError",
     "ProviderSnapshot",
+    "Quota",
     "QuotaExceededError",
     "RateLimitError",
+    "RateLimits",
     "ReasoningDelta",
     "RecoveryPolicy",
     "Request",

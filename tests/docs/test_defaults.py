@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import BreakerPolicy, HedgePolicy, ProviderConfig, RecoveryPolicy, RetryPolicy, Router, Timeouts
+from orchestrator import (
+    BreakerPolicy,
+    HedgePolicy,
+    LimitPolicy,
+    ProviderConfig,
+    RecoveryPolicy,
+    RetryPolicy,
+    Router,
+    Timeouts,
+)
 
 DOCS = Path(__file__).parents[2] / "docs"
 UNSET = {"none": None, "–": None, "required": ...}
@@ -46,6 +55,7 @@ def value(told: str) -> object:
     [
         ("policies/breaker.md", "| `BreakerPolicy` |", BreakerPolicy),
         ("policies/hedging.md", "| Field | Default |", HedgePolicy),
+        ("policies/limits.md", "| `Router(limits=LimitPolicy(...))` |", LimitPolicy),
         ("policies/retry.md", "| Field | Default |", RetryPolicy),
         ("policies/recovery.md", "| Field | Default |", RecoveryPolicy),
         ("start.md", "| `ProviderConfig` |", ProviderConfig),

@@ -89,7 +89,9 @@ def _attempts(attempts: Sequence[Attempt]) -> Text:
 
 
 def _step(attempt: Attempt) -> tuple[str, str]:
-    return attempt.provider, _failure(attempt.error) if attempt.error is not None else ""
+    if attempt.error is not None:
+        return attempt.provider, _failure(attempt.error)
+    return attempt.provider, "too late" if attempt.lost else ""
 
 
 def _failure(error: OrchestratorError) -> str:

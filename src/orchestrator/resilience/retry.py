@@ -44,7 +44,7 @@ class RetryInPlace:
         self._others_in = others_in
         self._afford = afford
         self._on_retry = on_retry
-        self._delay = 0.0
+        self._delay: float
 
     async def run(self, first: OrchestratorError, again: Callable[[], Awaitable[T]]) -> T:
         """Go on after the failure ``first``; raises the last failure when there is nothing left to try.
@@ -54,7 +54,7 @@ class RetryInPlace:
         if not self._decide(first, 1):
             raise first
         await self._sleep(self._delay)
-        loop = AsyncRetrying(retry=self._wants, wait=self._wait, sleep=self._sleep, reraise=True)
+        loop = AsyncRetrying(retry=self._wants, wait=self._wait, sleep=self._sleep)
         result: T = await loop(again)
         return result
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import (
+    Attempt,
     AuthenticationError,
     Completion,
     InvalidRequestError,
@@ -316,3 +317,11 @@ def test_a_simulated_provider_can_be_asked_alone(command):
     result = command("x", "--provider", "gamma", "--max-tokens", "1")
     assert result.stderr.splitlines()[-1].startswith("gamma · ")
     assert result.stderr.endswith(" · 1 attempt\n")
+
+
+def test_a_lost_race_is_told_in_the_last_line():
+    from orchestrator.cli._render import summary_line
+
+    attempts = (Attempt("slow", None, 1, 0.0, lost=True), Attempt("quick", None, 2, 1.0, hedge=True))
+    line = summary_line(Completion("x", provider="quick", attempts=attempts))
+    assert str(line).endswith("2 attempts: slow: too late → quick")
