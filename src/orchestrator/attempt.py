@@ -94,13 +94,14 @@ class Call:
 class Running:
     """One attempt under way; gives permit and lease back exactly once, whatever happens."""
 
-    __slots__ = ("call", "candidate", "done", "permit", "race", "record", "streamed")
+    __slots__ = ("call", "candidate", "done", "load", "permit", "race", "record", "streamed")
 
     def __init__(self, call: Call, candidate: Candidate, permit: Permit, at: float) -> None:
         self.call = call
         self.candidate = candidate
         self.permit = permit
         self.done = False
+        self.load = candidate.view.in_flight
         if call.place is not None:
             call.stop_waiting(at)
         self.streamed = reads_stream(call, candidate)
@@ -173,7 +174,8 @@ class Running:
         at = call.loop.time()
         record.usage = usage = answer.usage
         view = candidate.view
-        view.answered(at, at - record.started if busy is None else busy, usage, len(answer.text))
+        latency = at - record.started if busy is None else busy
+        view.answered(at, latency, usage, len(answer.text), self.load)
         if answer.cost is None and usage is not None and view.input_price is not None:
             answer.cost = view.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
         if answer.cost is not None:

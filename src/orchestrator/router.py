@@ -263,7 +263,7 @@ class Router:
     ) -> None:
         await self.aclose()
 
-    def _request(
+    def _request(  # noqa: PLR0917  # what was asked, in the order of ``Asked``
         self, prompt: Prompt, params: GenerationParams | None, tools: Tools | None,
         tool_choice: ToolChoice | str | Mapping[str, Any] | None,
         response_format: ResponseFormat | Mapping[str, Any] | None, session: str | None, *, stream: bool,

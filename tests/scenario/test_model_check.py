@@ -38,7 +38,9 @@ def shortened(name, factor):
     return scenario.model_copy(update={"duration_s": scenario.duration_s / factor, "providers": providers})
 
 
-@pytest.mark.parametrize(("strategy", "expected"), [("round-robin", 95.45), (LeastOutstanding, 99.0)])
+@pytest.mark.parametrize(("strategy", "expected"), [
+    ("round-robin", 95.45), (LeastOutstanding, 99.0), ("least-busy", 99.5), ("peak-ewma", 99.9),
+])
 def test_linkerds_experiment(strategy, expected):
     assert simulate(shortened("linkerd", 8), strategy).summary().in_time == pytest.approx(expected, abs=0.3)
 

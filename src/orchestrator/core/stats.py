@@ -16,7 +16,7 @@ PENALTY_FACTOR = 4.0  # and at least so many times the provider's own pace
 UNMEASURED = 0.01  # seconds per token, of a provider that has not answered yet
 ROUNDING = 2.0 ** (1 / 8)  # from the middle of a bucket, which a quantile is, to its end
 MEMORY = 1000.0  # samples of a histogram: then all it has counted counts half
-TRACE = 0.01  # of a sample: less than that is forgotten
+TRACE = 0.01  # of a sample or a penalty: less than that is forgotten
 WINDOW = 60.0  # seconds: how fast answers and failures are forgotten in the success share; as long as the breaker's
 BENEFIT = 1.0  # answers that a provider is taken to have given: one failure in one call is no proof
 MILLION = 1e6  # tokens, which prices are for
@@ -31,7 +31,7 @@ class CandidateView:
     unit, is what the last failure added. ``written`` is an average of completion tokens, None before the first count.
     ``sampled_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never; ``last_latency`` are the seconds
     that the answer of ``sampled_at`` took. ``peak`` is as ``pace``, but rises at
-    once with a slow answer; ``load`` is an average of the calls that were in flight when an answer came.
+    once with a slow answer; ``load`` is an average of how many calls were in flight when those answered began.
     ``recent_answers`` and ``recent_failures`` are counts that fade by ``e`` every 60 s, see ``success_share``.
     ``input_price``, ``cached_input_price``, ``output_price`` are USD per million tokens, None for unknown; ``cached``
     is an average of the share of the prompt that came out of the provider's cache.
@@ -75,19 +75,22 @@ class CandidateView:
         self.cached = 0.0
         self.histogram = LatencyHistogram()
 
-    def answered(self, at: float, latency: float, usage: Usage | None, length: int) -> None:
-        """Take a success: ``latency`` seconds; ``length`` characters stand in (4 per token) for unknown usage."""
+    def answered(self, at: float, latency: float, usage: Usage | None, length: int, load: float = 1.0) -> None:
+        """Take a success: ``latency`` seconds; ``length`` characters stand in (4 per token) for unknown usage.
+
+        ``load``: how many calls were in flight when it began, itself included.
+        """
         tokens = usage.completion_tokens if usage is not None and usage.completion_tokens else length / 4
         sample = latency / (BASE_TOKENS + tokens)
         if self.pace is None or self.peak is None:
             self.pace = self.peak = sample
-            self.load = self.in_flight
+            self.load = load
         else:
             share = aged = 1.0 - exp((self.sampled_at - at) / TAU)
-            if share < MIN_SHARE:
+            if share < MIN_SHARE:  # noqa: PLR1730  # max() would be a call per answer
                 share = MIN_SHARE
             self.pace += share * (sample - self.pace)
-            self.load += share * (self.in_flight - self.load)
+            self.load += share * (load - self.load)
             # The peak is not hurried by a burst: what one slow answer has shown counts for ten seconds.
             self.peak = sample if sample > self.peak else self.peak + aged * (sample - self.peak)
         self.sampled_at = at
@@ -146,10 +149,11 @@ class CandidateView:
         return max(self.pace, self._faded(self.penalty, at)) if self.penalty else self.pace
 
     def penalised(self, at: float, unmeasured: float = UNMEASURED) -> bool:
-        """Whether a failure still counts for more than what its answers have shown; until then it is taken for ill."""
+        """Whether a failure counts for more than what its answers have shown; for 46 s at most. So long it is ill."""
         if not self.penalty:
             return False
-        return self._faded(self.penalty, at) > (unmeasured if self.pace is None else self.pace)
+        left = exp((self.penalised_at - at) / TAU)
+        return left > TRACE and self.penalty * left > (unmeasured if self.pace is None else self.pace)
 
     def success_share(self, at: float) -> float:
         """Share of the calls of the last minute or so that were answered; 1 for who has not been asked."""

@@ -157,8 +157,9 @@ class Completion:
     ``recoveries``: how often its stream broke and was taken up again; ``usage`` is then what all attempts told.
 
     ``latency`` and ``time_to_first_token`` are seconds from the caller's call to the whole answer and to its first
-    piece (``None`` for a plain call, where it cannot be seen). ``usage`` and ``cost`` (USD, as the provider billed it,
-    else by the prices of its ``ProviderConfig``) are ``None`` when that is not known. ``raw`` is the provider's own JSON, ``None`` after a stream.
+    piece (``None`` for a plain call, where it cannot be seen). ``usage`` and ``cost`` (USD: as the provider billed it,
+    else by the prices of its ``ProviderConfig``) are ``None`` when that is not known. ``raw`` is the provider's own
+    JSON, ``None`` after a stream.
     """
 
     text: str

@@ -5,9 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from orchestrator.strategies.adaptive import Adaptive
+from orchestrator.strategies.affinity import Affinity
 from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.best_available import BestAvailable
 from orchestrator.strategies.first_available import FirstAvailable
+from orchestrator.strategies.least_busy import LeastBusy
 from orchestrator.strategies.least_latency import LeastLatency
+from orchestrator.strategies.lowest_cost import LowestCost
+from orchestrator.strategies.peak_ewma import PeakEwma
+from orchestrator.strategies.prequal import Prequal
 from orchestrator.strategies.random_choice import RandomChoice
 from orchestrator.strategies.round_robin import RoundRobin
 from orchestrator.strategies.weighted import Weighted
@@ -19,7 +26,10 @@ __all__ = ["BUILT_IN", "ENTRY_POINTS", "resolve"]
 
 ENTRY_POINTS = "orchestrator.strategies"
 BUILT_IN: dict[str, type[RoutingStrategy]] = {
-    strategy.name: strategy for strategy in (RoundRobin, Weighted, RandomChoice, FirstAvailable, LeastLatency)
+    strategy.name: strategy for strategy in (
+        RoundRobin, Weighted, RandomChoice, FirstAvailable, LeastLatency, LeastBusy, PeakEwma, Prequal, LowestCost,
+        BestAvailable, Affinity, Adaptive,
+    )
 }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import GenerationParams
-from orchestrator.core.types import ImagePart, Message, Request, ResponseFormat, TextPart, Tool, ToolCall
 from orchestrator.core.estimate import PER_IMAGE, completion_tokens, prompt_tokens
+from orchestrator.core.types import ImagePart, Message, Request, ResponseFormat, TextPart, Tool, ToolCall
 
 
 @pytest.mark.parametrize(("text", "characters"), [

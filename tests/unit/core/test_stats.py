@@ -186,3 +186,78 @@ class TestQuantiles:
         histogram = LatencyHistogram()
         histogram.add(latency)
         assert histogram.quantile(0.5) == pytest.approx(shown, rel=0.01)
+
+
+class TestPeak:
+    def test_rises_at_once_and_comes_down_by_e_every_ten_seconds(self):
+        made = view(0.01)
+        made.answered(1, 10.0, Usage(0, 50), 0)
+        assert made.peak == pytest.approx(0.1)
+        assert made.pace < 0.02
+        made.answered(11, 1.0, Usage(0, 50), 0)
+        assert made.peak == pytest.approx(0.01 + 0.09 * exp(-1))
+
+    def test_is_not_brought_down_by_a_burst(self):
+        made = view(0.1)
+        for _ in range(100):
+            made.answered(0, 1.0, Usage(0, 50), 0)
+        assert made.peak == pytest.approx(0.1)
+
+    def test_rises_with_a_lost_race(self):
+        made = view(0.01)
+        made.lost(1, 10.0, Usage(0, 50), 0)
+        assert made.peak == pytest.approx(0.1)
+
+
+def test_the_load_is_an_average_of_what_was_in_flight_when_answered_calls_began():
+    made = CandidateView("a")
+    made.answered(0, 1.0, None, 0, 9)
+    assert made.load == 9
+    made.answered(0, 1.0, None, 0, 19)
+    assert made.load == pytest.approx(10)
+
+
+class TestSuccessShare:
+    def test_is_one_for_who_was_never_asked_or_never_failed(self):
+        assert CandidateView("a").success_share(0) == view(0.01).success_share(0) == 1.0
+
+    def test_counts_answers_and_failures_with_one_answer_for_a_start(self):
+        made = CandidateView("a")
+        for _ in range(3):
+            made.failed(0, None)
+        for _ in range(6):
+            made.answered(0, 1.0, None, 0)
+        assert made.success_share(0) == pytest.approx(0.7)
+
+    def test_forgets_by_e_every_minute(self):
+        made = CandidateView("a")
+        for _ in range(10):
+            made.failed(0, None)
+        assert made.success_share(60) == pytest.approx(1 - 10 * exp(-1) / (10 * exp(-1) + 1))
+        for at in range(60, 1200, 30):
+            made.answered(at, 1.0, None, 0)
+        assert made.success_share(1200) == 1.0
+
+
+class TestPenalised:
+    def test_while_the_failure_counts_for_more_than_the_pace(self):
+        made = view(0.05)
+        assert not made.penalised(0)
+        made.failed(0, None)  # four times the pace
+        assert made.penalised(13)
+        assert not made.penalised(14)  # 10 ln 4 = 13.9 s
+
+    def test_is_over_after_46_seconds_however_fast_it_was(self):
+        made = view(0.0)
+        made.failed(0, None)
+        assert made.penalised(45)
+        assert not made.penalised(47)
+
+
+def test_a_price_needs_input_and_output_prices():
+    made = CandidateView("a")
+    assert made.price(10, 10) is None
+    made.input_price, made.output_price = 1.0, 2.0
+    assert made.price(1_000_000, 500_000, 400_000) == pytest.approx(2.0)
+    made.cached_input_price = 0.5
+    assert made.price(1_000_000, 500_000, 400_000) == pytest.approx(1.8)

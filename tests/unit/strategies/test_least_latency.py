@@ -13,7 +13,7 @@ from orchestrator.core.clock import new_random, now
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request, Usage
 from orchestrator.strategies import LeastLatency
-from orchestrator.strategies.least_latency import EXPLORE_AFTER, EXPLORE_EVERY
+from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY
 
 ASKED = Request("?")
 

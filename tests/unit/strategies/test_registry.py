@@ -9,8 +9,15 @@ import pytest
 
 import orchestrator.strategies
 from orchestrator.strategies import (
+    Adaptive,
+    Affinity,
+    BestAvailable,
     FirstAvailable,
+    LeastBusy,
     LeastLatency,
+    LowestCost,
+    PeakEwma,
+    Prequal,
     RandomChoice,
     RoundRobin,
     RoutingStrategy,
@@ -19,7 +26,14 @@ from orchestrator.strategies import (
 )
 from orchestrator.strategies.registry import BUILT_IN
 
-NAMES = ["round-robin", "weighted", "random", "first-available", "least-latency"]
+CLASSES = [
+    RoundRobin, Weighted, RandomChoice, FirstAvailable, LeastLatency, LeastBusy, PeakEwma, Prequal, LowestCost,
+    BestAvailable, Affinity, Adaptive,
+]
+NAMES = [
+    "round-robin", "weighted", "random", "first-available", "least-latency", "least-busy", "peak-ewma", "prequal",
+    "lowest-cost", "best-available", "affinity", "adaptive",
+]
 
 
 PLUGIN = """
@@ -61,7 +75,7 @@ def installed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "made"),
-    list(zip(NAMES, [RoundRobin, Weighted, RandomChoice, FirstAvailable, LeastLatency], strict=True)),
+    list(zip(NAMES, CLASSES, strict=True)),
 )
 def test_a_built_in_name_makes_a_new_strategy(name, made):
     assert type(resolve(name)) is made
@@ -106,7 +120,7 @@ class TestEntryPoints:
         assert type(resolve("weighted")) is Weighted
 
     def test_are_named_and_suggested_to_who_mistypes(self):
-        with pytest.raises(ValueError, match=r"Did you mean 'ready-made'\? Known: broken, first-available, .*reversed"):
+        with pytest.raises(ValueError, match=r"Did you mean 'ready-made'\? Known: .*broken, .*ready-made, .*reversed"):
             resolve("ready_made")
 
     def test_that_are_no_strategy_are_refused_by_name(self):
@@ -122,5 +136,6 @@ def test_a_built_in_name_reads_no_package_metadata(monkeypatch):
 
 def test_the_exports_are_the_built_in_classes():
     classes = {strategy.__name__ for strategy in BUILT_IN.values()}
-    assert classes | {"RoutingStrategy", "resolve"} == set(orchestrator.strategies.__all__)
+    composed = {"Filtered", "Shadow", "TieBreak", "Tiers"}
+    assert classes | composed | {"RoutingStrategy", "resolve"} == set(orchestrator.strategies.__all__)
     assert list(BUILT_IN) == NAMES

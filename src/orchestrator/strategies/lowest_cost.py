@@ -1,0 +1,109 @@
+"""The cheapest of those that are expected to answer in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import inf
+from operator import itemgetter
+
+from orchestrator.core.clock import now
+from orchestrator.core.estimate import COMPLETION, prompt_tokens
+from orchestrator.core.stats import BASE_TOKENS, CandidateView
+from orchestrator.core.types import Request
+from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, Exploration, crowding, fastest_and_crowd
+
+__all__ = ["LowestCost"]
+
+WITHIN = 2.0  # times as long as the fastest
+
+_Ranked = tuple[tuple[int, float, float], CandidateView]
+_rank = itemgetter(0)
+
+
+class LowestCost(RoutingStrategy):
+    """The cheapest for this request among those expected to answer within ``seconds``, or ``within`` times the fastest.
+
+    The cost: ``ProviderConfig.input_price`` and ``cached_input_price`` for the tokens of the prompt (about four bytes
+    each; the share that came from the cache so far), ``output_price`` for the average of what all have written so far,
+    or ``max_tokens`` if that is less. The time: ``pace * (50 + tokens)``, longer when more calls are in flight than
+    the pace was measured with. Of equals the one with the least ``pace * (in_flight + 1) / weight``. Those without
+    prices come after all with prices, those expected to be late after all in time, and last those whose last failure
+    has not faded.
+
+    ``seconds`` given, ``within`` is not used. Cheaper ones left aside are tried now and then, see ``least-latency``.
+    """
+
+    name = "lowest-cost"
+
+    def __init__(
+        self, *, within: float = WITHIN, seconds: float | None = None, explore_every: int = EXPLORE_EVERY,
+        explore_after: float = EXPLORE_AFTER,
+    ) -> None:
+        if not within >= 1 or (seconds is not None and not seconds > 0):
+            raise ValueError(f"within is at least 1 and seconds above 0; got within={within!r}, seconds={seconds!r}")
+        self._within = within
+        self._seconds = seconds
+        self._explore = Exploration(explore_every, explore_after)
+
+    def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
+        """See :class:`RoutingStrategy`."""
+        if not candidates:
+            return
+        explore = self._explore
+        explore.decisions += 1
+        turn = explore.decisions % len(candidates)
+        views = [*candidates[turn:], *candidates[:turn]]
+        prompt, written = prompt_tokens(request), _written(candidates, request)
+        first = min(self._ranked(views, prompt, written), key=_rank)[1]
+        if explore.decisions >= explore.due:
+            # Nobody dearer: to try those could gain nothing.
+            bound = _cost(first, prompt, written)
+            cheaper = [view for view in views if _cost(view, prompt, written) <= bound]
+            first = explore.pick(cheaper, now(), self.random) or first
+        yield first
+        views.remove(first)
+        for _, view in sorted(self._ranked(views, prompt, written), key=_rank):
+            yield view
+
+    def _ranked(self, views: Sequence[CandidateView], prompt: int, written: float) -> list[_Ranked]:
+        at = now()
+        fastest, _ = fastest_and_crowd(views)
+        paces, least = [], inf
+        for view in views:
+            pace = fastest if view.pace is None else view.pace
+            if view.in_flight + 1.0 > view.load:
+                pace *= crowding(view)
+            paces.append(pace)
+            if pace < least:  # noqa: PLR1730  # min() would be a call per candidate
+                least = pace
+        bound = self._within * least if self._seconds is None else self._seconds / (BASE_TOKENS + written)
+        ranked: list[_Ranked] = []
+        for view, pace in zip(views, paces, strict=True):
+            place, cost = 0, 0.0
+            if view.penalty and view.penalised(at, fastest):
+                place, pace = 2, view.expected_pace(at, fastest)  # noqa: PLW2901  # for ill ones it is another
+            elif pace > bound:
+                place = 1
+            else:
+                cost = _cost(view, prompt, written)
+            ranked.append(((place, cost, pace * (view.in_flight + 1) / view.weight), view))
+        return ranked
+
+
+def _written(views: Sequence[CandidateView], request: Request) -> float:
+    """Tokens to expect of an answer, whoever gives it: the average of all, or ``max_tokens`` if that is less."""
+    total, known = 0.0, 0
+    for view in views:
+        if view.written is not None:
+            total += view.written
+            known += 1
+    average = total / known if known else COMPLETION
+    params = request.params
+    return average if params is None or params.max_tokens is None else min(params.max_tokens, average)
+
+
+def _cost(view: CandidateView, prompt: int, written: float) -> float:
+    """USD to expect; infinite when the prices are not known."""
+    cost = view.price(prompt, written, view.cached * prompt)
+    return inf if cost is None else cost
