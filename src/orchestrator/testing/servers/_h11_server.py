@@ -93,10 +93,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._siblings.add(self)
-        self._service.open.add(self)
+        self._service.open[self] = None
 
     def connection_lost(self, _: Exception | None) -> None:
-        self._service.open.discard(self)
+        self._service.open.pop(self, None)
         self._siblings.discard(self)
         self._lost.set()
         self._may_write.set()

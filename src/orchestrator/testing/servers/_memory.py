@@ -47,7 +47,7 @@ class _Exchange:
         self._read_timeout = read_timeout
         self._limit: asyncio.Timeout | None = None
         self._aborted = False
-        service.open.add(self)
+        service.open[self] = None
 
     async def open(self, request: RecordedRequest) -> httpx.Response:
         streamed = False
@@ -62,7 +62,7 @@ class _Exchange:
         return httpx.Response(reply.status, headers=headers, stream=stream)
 
     def close(self) -> None:
-        self._service.open.discard(self)
+        self._service.open.pop(self, None)
 
     def abort(self) -> None:
         """Break the exchange, from outside of its task."""

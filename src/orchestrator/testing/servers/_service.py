@@ -60,7 +60,7 @@ class Service:
         self.requests: deque[RecordedRequest] = deque(maxlen=KEPT)
         self.received = 0
         self.outage: Outage | None = None
-        self.open: set[Connection] = set()
+        self.open: dict[Connection, None] = {}  # no set: broken in the order in which they came
         self.scripts: dict[Endpoint, deque[Fault | None]] = {"chat": deque(), "models": deque(), "token": deque()}
         self._random: Random = new_random(seed)
         self._recent: deque[float] = deque()
