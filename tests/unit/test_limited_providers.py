@@ -1,4 +1,4 @@
-"""Limits as a router keeps them: estimated before, corrected after, learnt from what providers tell, found out by AIMD."""
+"""Limits as a router keeps them: estimated before, corrected after, learnt from what is told, found out by AIMD."""
 
 from __future__ import annotations
 

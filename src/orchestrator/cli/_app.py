@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -185,6 +186,61 @@ def demo(
             if run.board is not None:
                 out.print(run.board.summary(), style="bold")
     if run.board is not None and run.board.errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def simulate(  # noqa: PLR0917  # options, which typer gives by name
+    files: Annotated[list[Path], typer.Argument(help="Scenarios: TOML files.", metavar="FILE...", show_default=False)],
+    strategy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. Default: round-robin.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of each scenario's own.", metavar="N")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a field of the file; repeatable.")
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE;...", help="Play it also with these changes; repeatable."),
+    ] = None,
+    assertion: Annotated[
+        list[str] | None,
+        typer.Option("--assert", metavar="TEXT", help="'p99 <= 8 s': exit with 1 if a run is worse; repeatable."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="OUT", dir_okay=False, help="Write a page with charts.")] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", dir_okay=False, help="Write all figures.")
+    ] = None,
+    plain: Plain = False,
+) -> None:
+    """Compare strategies and policies on modelled providers.
+
+    Plays scenario files in virtual time and prints what callers would have met.
+    Nobody is asked anything over the network.
+    """
+    from orchestrator.cli._render import console
+    from orchestrator.cli._simulate import Outputs, planned, run
+
+    for path in (html, json_out):
+        if path is not None and not path.parent.is_dir():
+            raise typer.BadParameter(f"there is no directory {path.parent}", param_hint="'--html' / '--json'")
+    notes = console(stderr=True, plain=plain)
+    names = [_known(name) for name in strategy or ["round-robin"]]
+    try:
+        plan = planned(
+            files, names, seed=seed, assertions=assertion or (), changes=change or (), comparisons=compare or ()
+        )
+    except ValueError as error:
+        notes.print(str(error), style="red")
+        raise typer.Exit(2) from None
+    try:
+        kept = run(plan, Outputs(console(plain=plain), notes, html, json_out, moves=notes.is_terminal and not plain))
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except OSError as error:  # of the two files
+        notes.print(f"cannot be written: {error}", style="red")
+        raise typer.Exit(1) from None
+    if not kept:
         raise typer.Exit(1)
 
 

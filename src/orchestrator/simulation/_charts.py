@@ -25,6 +25,7 @@ COLOURS = 10
 _WIDTH, _HEIGHT = 540.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 526.0, 26.0, 296.0
 _ALIKE = 1.0  # points of answered requests within which strategies compete on cost and latency
+_SAME = 1.02  # of the least cost: below, there is nothing to choose
 _ROW = 24.0
 _BAR_LEFT = 190.0
 
@@ -40,13 +41,15 @@ class Line(NamedTuple):
     @property
     def classes(self) -> str:
         """``k``: what the switch hides; ``c``: colour; the kind decides how a line is dashed."""
-        return f"k{self.number} c{self.number % COLOURS} {self.kind if self.number < COLOURS else 'second'}"
+        again = self.number >= COLOURS and self.kind == "own"
+        return f"k{self.number} c{self.number % COLOURS} {'second' if again else self.kind}"
 
 
 def drawing(width: float, height: float, label: str, *children: str) -> Markup:
     """An image as wide as the page lets it be, with its name for those who do not see it."""
     return element(
-        "svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label, style=f"max-width:{width:g}px"
+        "svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label,
+        style=f"max-width:{width:g}px",
     )
 
 
@@ -86,16 +89,18 @@ def _told(line: Line) -> str:
         return f"{line.name}: no answers"
     cost = cell["cost_per_1000"]
     spent = "" if cost is None else f", ${short(cost)} per 1 000 answers"
-    return f"{line.name}: p50 {short(p50)} s, p95 {short(p95)} s, p99 {short(p99)} s, {cell['answered']:g} % answered{spent}"
+    latency = f"p50 {short(p50)} s, p95 {short(p95)} s, p99 {short(p99)} s"
+    return f"{line.name}: {latency}, {cell['answered']:g} % answered{spent}"
 
 
 def frontier(lines: Sequence[Line]) -> Markup | None:
-    """Cost against p99, a point per strategy; None where nothing costs anything."""
+    """Cost against p99, a point per strategy; None where the cost is about the same under all."""
     points = {line.number: (line.cell["cost_per_1000"], line.cell["latency"]["p99"]) for line in lines}
     shown = [line for line in lines if None not in points[line.number]]
-    if not shown or not any(points[line.number][0] for line in shown):
+    costs = [points[line.number][0] for line in shown]
+    if max(costs, default=0.0) <= min(costs, default=0.0) * _SAME:
         return None
-    x = spanning([points[line.number][0] for line in shown], _LEFT, _RIGHT)
+    x = spanning(costs, _LEFT, _RIGHT)
     y = spanning([points[line.number][1] for line in shown], _BOTTOM, _TOP)
     far = {True: " (logarithmic)", False: ""}
     parts = [x_axis(x, _BOTTOM, _TOP, f"US$ per 1 000 answers{far[isinstance(x, Log)]}"),
@@ -105,7 +110,7 @@ def frontier(lines: Sequence[Line]) -> Markup | None:
     edge = frontier_of([points[line.number] for line in fair if line.kind != "oracle"])
     parts.append(element("path", tooltip("nobody is both cheaper and faster"), class_="edge",
                          d=path((x(cost), y(p99)) for cost, p99 in edge)))
-    taken: list[tuple[float, float]] = []
+    taken = [(x(cost) - 6, x(cost) + 6, y(p99) + 4) for cost, p99 in (points[line.number] for line in shown)]
     for line in sorted(shown, key=lambda line: points[line.number][::-1]):
         cost, p99 = points[line.number]
         parts.append(_point(line, x(cost), y(p99), taken, fair=line in fair))
@@ -121,16 +126,18 @@ def frontier_of(points: Sequence[tuple[float, float]]) -> list[tuple[float, floa
     return found
 
 
-def _point(line: Line, x: float, y: float, taken: list[tuple[float, float]], *, fair: bool) -> Markup:
-    """The point and, where there is room, its name; ``taken`` are the places of the names so far."""
+def _point(line: Line, x: float, y: float, taken: list[tuple[float, float, float]], *, fair: bool) -> Markup:
+    """The point and, where there is room beside it, its name; ``taken`` are the places of the names so far."""
     mark = element("circle", tooltip(_told(line)), class_="point" if fair else "point hollow", cx=x, cy=y, r=5)
-    left = x > (_LEFT + _RIGHT) / 2
-    at = (x - 9 if left else x + 9, y + 4)
-    if any(abs(at[0] - other[0]) < 110 and abs(at[1] - other[1]) < 12 for other in taken):
-        return element("g", mark, class_=line.classes)
-    taken.append(at)
-    name = element("text", line.name, x=at[0], y=at[1], text_anchor="end" if left else "start")
-    return element("g", mark, name, class_=line.classes)
+    width = 6.6 * len(line.name)
+    for begin, base in ((x + 9, y + 4), (x - 9 - width, y + 4), (x - width / 2, y - 9), (x - width / 2, y + 18)):
+        free = all(begin > right or begin + width < left or abs(base - other) > 12 for left, right, other in taken)
+        if free and begin > _LEFT and begin + width < _RIGHT + 10:
+            taken.append((begin, begin + width, base))
+            anchor = "start" if begin > x else "end" if begin + width < x else "middle"
+            at = {"start": begin, "middle": x, "end": begin + width}[anchor]
+            return element("g", mark, element("text", line.name, x=at, y=base, text_anchor=anchor), class_=line.classes)
+    return element("g", mark, class_=line.classes)
 
 
 def shares(line: Line, providers: Sequence[str]) -> Markup:

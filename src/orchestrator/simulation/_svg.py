@@ -23,7 +23,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
+def element(name: str, /, *children: str, **attributes: str | float | None) -> Markup:
     """One element. ``class_`` and ``stroke_width`` become ``class`` and ``stroke-width``; None is left out."""
     shown = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_attribute(value)}"'
@@ -47,11 +47,7 @@ def number(value: float) -> str:
     """A coordinate, to a hundredth; raises ``ValueError`` for what is not finite, which no browser could draw."""
     if not isfinite(value):
         raise ValueError(f"{value} is no coordinate")
-    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-0", "0", 1) if abs(value) < 0.005 else _trimmed(value)
-
-
-def _trimmed(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")  # + 0.0: no negative zero
 
 
 def short(value: float) -> str:
@@ -104,7 +100,7 @@ class Log(NamedTuple):
             ticks = [tick for tick in ticks if self.low * (1 - 1e-9) <= tick <= self.high * (1 + 1e-9)]
             if len(ticks) <= most:
                 break
-        return ticks
+        return ticks if len(ticks) > 1 else Linear(self.low, self.high, self.start, self.end).ticks(4)
 
 
 Scale = Linear | Log

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Cell", "Column", "best", "columns", "ordered", "rows", "strategy_kind"]
+__all__ = ["Cell", "Column", "best", "columns", "ordered", "overview", "rows", "strategy_kind"]
 
 Cell = Mapping[str, Any]
 _ABSENT = "–"
+_NEAR = 0.1  # points of errors within which latencies may be compared
 
 
 class Column(NamedTuple):
@@ -33,8 +34,7 @@ def columns(scenario: Mapping[str, Any]) -> tuple[Column, ...]:
     if scenario.get("slo_s") is not None:
         found.append(Column("", f"in ≤ {scenario['slo_s']:g} s %", _get("in_time"), _percent, "high"))
     found += _FIGURES
-    if any(column.value(cell) is not None for cell in cells for column in _REGRET):
-        found += _REGRET
+    found += [column for column in _REGRET if any(column.value(cell) is not None for cell in cells)]
     return tuple(found)
 
 
@@ -66,6 +66,18 @@ def best(column: Column, cells: Mapping[str, Cell]) -> set[str]:
     return set() if len(found) == len(cells) else found
 
 
+def overview(scenario: Mapping[str, Any], fair: Collection[str]) -> tuple[dict[str, str], set[str]]:
+    """By strategy, p99 and what it failed; and which of ``fair`` are best: least p99 of those that fail the least."""
+    cells = scenario["cells"]
+    failed = {name: _failed(cell) for name, cell in cells.items()}
+    shown = {}
+    for name, cell in cells.items():
+        errors = f", {_percent(failed[name])} % errors" if failed[name] >= _NEAR / 2 else ""
+        shown[name] = _P99.text(cell) + errors
+    least = min((failed[name] for name in cells if name in fair), default=0.0)
+    return shown, best(_P99, {name: cells[name] for name in cells if name in fair and failed[name] <= least + _NEAR})
+
+
 def _get(*steps: str) -> Callable[[Cell], float | None]:
     def value(cell: Cell) -> float | None:
         found: Any = cell
@@ -91,9 +103,10 @@ def _seconds(value: float) -> str:
 
 
 def _ratio(value: float) -> str:
-    return f"{value * 100:+.0f}"
+    return f"{round(value * 100) + 0:+d}"
 
 
+_P99 = Column("latency, s", "p99", _get("latency", "p99"), _seconds, "low")
 _ANSWERED = Column("", "answered %", _get("answered"), _percent, "high")
 _FIGURES = [
     Column("", "errors %", _failed, _percent, "low"),
@@ -103,7 +116,7 @@ _FIGURES = [
     Column("", "$ per 1 000 answers", _get("cost_per_1000"), "{:.3f}".format, "low"),
 ]
 _REGRET = [
-    Column("regret, %", "first token p99", _get("regret", "first_token_p99"), _ratio, "low"),
-    Column("regret, %", "latency p99", _get("regret", "latency_p99"), _ratio, "low"),
-    Column("regret, %", "cost", _get("regret", "cost"), _ratio, "low"),
+    Column(group, title, _get("regret", kind, figure), _ratio, "low")
+    for kind, group in (("oracle", "regret, %"), ("state", "regret against known states, %"))
+    for figure, title in (("first_token_p99", "first token p99"), ("latency_p99", "latency p99"), ("cost", "cost"))
 ]

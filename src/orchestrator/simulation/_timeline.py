@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.simulation._charts import Line, drawing
@@ -27,6 +27,7 @@ __all__ = ["STATES", "breaker_spans", "breakers", "buckets", "timeline"]
 STATES = ("open", "half-open", "ramp", "isolated", "disabled")
 _WIDTH, _LEFT, _RIGHT = 1110.0, 120.0, 1096.0
 _TOP, _ROW, _PANEL, _BETWEEN, _AXIS = 6.0, 16.0, 130.0, 32.0, 42.0
+_NAME = 17  # characters of a provider's name that have room
 _MOST = 90  # points of a line: more would be noise
 
 
@@ -34,12 +35,15 @@ def timeline(lines: Sequence[Line], scenario: Mapping[str, Any]) -> Markup:
     """Above, the episodes by provider; then the panels, all with the same time below."""
     duration = scenario["duration_s"]
     x = Linear(0.0, duration, _LEFT, _RIGHT)
-    befallen = [(provider, list(spans)) for provider, spans in groupby(scenario["episodes"], lambda e: e["provider"])]
+    befallen: dict[str, list[tuple[float, float, str]]] = {}
+    for episode in scenario["episodes"]:
+        span = (episode["from_s"], episode["until_s"], episode["kind"].replace("_", " "))
+        befallen.setdefault(episode["provider"], []).append(span)
     parts: list[str] = []
-    for row, (provider, spans) in enumerate(befallen):
-        parts += _strip(x, _TOP + row * _ROW, provider, [(e["from_s"], e["until_s"], _words(e["kind"])) for e in spans])
-    answered = {line.number: buckets(line.cell["timeline"]["answered"], duration) for line in lines}
-    slow = {line.number: list(line.cell["timeline"].get("p95") or ()) for line in lines}
+    for row, (provider, spans) in enumerate(befallen.items()):
+        parts += _episodes(x, _TOP + row * _ROW, provider, spans)
+    answered = {line.number: buckets(_of(line, "answered"), duration) for line in lines}
+    slow = {line.number: _of(line, "p95") for line in lines}
     panels = [("answered per second, by the time of the call", answered, False)]
     if any(value is not None for values in slow.values() for value in values):
         panels.append(("p95 of those answers, s (logarithmic)", slow, True))
@@ -50,18 +54,29 @@ def timeline(lines: Sequence[Line], scenario: Mapping[str, Any]) -> Markup:
         top = first + place * (_PANEL + _BETWEEN)
         parts.append(_panel(lines, values, x, top, label, log=log))
     parts.append(x_axis(x, bottom, first, "seconds from the beginning of the run"))
-    parts += _columns(lines, answered, slow, x, first, bottom)
+    for part, told in enumerate(_parts(lines, answered, slow, duration)):
+        width = duration / len(answered[lines[0].number])
+        inside = tooltip(told)
+        parts.append(rectangle(x(part * width), first, x((part + 1) * width), bottom, inside, class_="column"))
     return drawing(_WIDTH, bottom + _AXIS, "Answers per second and p95 latency over the run, by strategy", *parts)
 
 
+def _of(line: Line, name: str) -> list[Any]:
+    return list((line.cell.get("timeline") or {}).get(name) or ())
+
+
+def _fitted(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[:_NAME - 1]}…"
+
+
 def buckets(counts: Sequence[float], duration: float) -> list[float]:
-    """Counts of equal parts of the run, put together to at most ``_MOST``, as a rate per second."""
-    if not counts:
-        return []
-    size = -(-len(counts) // _MOST)
-    whole = [counts[n: n + size] for n in range(0, len(counts), size)]
-    # The last group may be smaller; its rate is that of the parts it has.
-    return [sum(group) / (len(group) * duration / len(counts)) for group in whole]
+    """Counts of equal parts of the run, put together to at most ``_MOST`` groups, as rates per second."""
+    parts, groups = len(counts), min(len(counts), _MOST)
+    # Groups may differ by one part: each has the rate of the parts it holds.
+    bounds = [n * parts // groups for n in range(groups + 1)] if groups else []
+    return [
+        sum(counts[begin:end]) * parts / ((end - begin) * duration) for begin, end in pairwise(bounds)
+    ]
 
 
 def _panel(
@@ -95,13 +110,13 @@ def _bands(x: Linear, scenario: Mapping[str, Any], top: float, bottom: float) ->
         yield rectangle(begin, top, end, bottom, class_="band")
 
 
-def _columns(
+def _parts(
     lines: Sequence[Line], answered: Mapping[int, Sequence[float]], slow: Mapping[int, Sequence[float | None]],
-    x: Linear, top: float, bottom: float,
+    duration: float,
 ) -> Iterator[str]:
-    """Invisible, one per part of the run: the pointer finds there what every strategy did."""
-    number = max((len(values) for values in answered.values()), default=0)
-    width = (x.high - x.low) / (number or 1)
+    """What every strategy did in each part of the run; the pointer finds it there."""
+    number = len(answered[lines[0].number]) if lines else 0
+    width = duration / (number or 1)
     for part in range(number):
         said = [f"{short(part * width)}–{short((part + 1) * width)} s"]
         for line in lines:
@@ -110,23 +125,18 @@ def _columns(
                 seconds = p95[part * len(p95) // number] if p95 else None
                 also = "" if seconds is None else f", p95 {short(seconds)} s"
                 said.append(f"{line.name}: {short(rates[part])}/s{also}")
-        told = tooltip("\n".join(said))
-        yield rectangle(x(part * width), top, x((part + 1) * width), bottom, told, class_="column")
+        yield "\n".join(said)
 
 
-def _strip(x: Linear, top: float, name: str, spans: Sequence[tuple[float, float, str]], *, state: str = "") -> Iterator[str]:
-    """A row of bars with the name before it; ``state``: the class of all bars, else what each says."""
-    yield element("text", name, x=_LEFT - 8, y=top + 12, text_anchor="end")
+def _episodes(x: Linear, top: float, name: str, spans: Sequence[tuple[float, float, str]]) -> Iterator[str]:
+    """A row of bars, each with its kind where there is room, and the provider's name before them."""
+    yield element("text", _fitted(name), x=_LEFT - 8, y=top + 12, text_anchor="end")
     for begin, end, word in spans:
         left, right = x(min(begin, x.high)), x(min(end, x.high))
         told = tooltip(f"{name}: {word}, {begin:g}–{end:g} s")
-        yield rectangle(left, top + 1, right, top + _ROW - 2, told, class_=f"span {state or 'episode'}")
+        yield rectangle(left, top + 1, right, top + _ROW - 2, told, class_="span episode")
         if right - left > 7 * len(word) + 6:
             yield element("text", word, class_="inside", x=(left + right) / 2, y=top + 12, text_anchor="middle")
-
-
-def _words(kind: str) -> str:
-    return kind.replace("_", " ")
 
 
 def breaker_spans(
@@ -159,10 +169,10 @@ def breakers(line: Line, scenario: Mapping[str, Any]) -> Markup | None:
     if not spans:
         return None
     parts: list[str] = []
-    for row, provider in enumerate(name for name in scenario["providers"] if name in spans):
+    for row, provider in enumerate(sorted(spans, key=scenario["providers"].index)):
         top = row * _ROW
         parts.append(rectangle(x.start, top + 1, x.end, top + _ROW - 2, class_="span closed"))
-        parts.append(element("text", provider, x=_LEFT - 8, y=top + 12, text_anchor="end"))
+        parts.append(element("text", _fitted(provider), x=_LEFT - 8, y=top + 12, text_anchor="end"))
         parts.append(join(_states(x, top, provider, spans[provider])))
     return drawing(_WIDTH, len(spans) * _ROW + 2, f"Breaker states under {line.name}", *parts)
 

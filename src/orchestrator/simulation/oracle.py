@@ -10,131 +10,142 @@ from typing import Literal, NamedTuple, cast, get_args
 
 from orchestrator.core.config import Timeouts
 from orchestrator.core.errors import CapacityError, OrchestratorError
+from orchestrator.core.errors import TimeoutError as DeadlineError
 from orchestrator.core.events import Listener
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent
 from orchestrator.simulation.engine import MakeRouter, RouterLike, StrategyLike
+from orchestrator.simulation.luck import LEVELS
 from orchestrator.simulation.model import ProviderModel
 from orchestrator.simulation.traffic import Job
 from orchestrator.simulation.world import ModelledProvider, World
 
-__all__ = ["OBJECTIVES", "Objective", "Oracle", "oracle", "regret"]
+__all__ = ["OBJECTIVES", "Foresight", "Objective", "Oracle", "oracle", "regret"]
 
 Objective = Literal["first_token", "latency", "cost"]
+Foresight = Literal["luck", "state"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _MILLION = 1e6
 _CHAIN = 3  # calls in a row at one provider that are looked into: the first ones may fail
 _AFTER = 1e-6  # seconds: whoever leaves a place at this time has left it by then
 _PLANS = 8  # for one request, should a plan turn out wrong
+_MEDIAN = (LEVELS // 2 << 52) | (LEVELS // 2 << 24) | 1 << 23  # luck that is neither good nor bad, in any draw
 
 
 class _Plan(NamedTuple):
-    """A call to make: when, by when the first token and the whole answer are there, and what it costs."""
+    """A call to make: when, by when the first token and the whole answer are there, and what it costs.
+
+    ``fails``: the first call fails, and it is a later one that brings this.
+    """
 
     begins: float
     first: float
     ends: float
     cost: float
-    provider: ModelledProvider
+    fails: bool
 
 
 class Oracle:
-    """Sends each request where it is answered best in truth: least time to the first token, least latency, or least cost.
+    """Sends each request where it is answered best in truth: least time to first token, least latency, or least cost.
 
     It is *greedy and clairvoyant*. Greedy: each request, when it comes, gets the best of what is left. Clairvoyant:
-    for each provider it knows how long this call will take there, whether it fails, and when a place or quota is free,
-    and holds the request until then. For ``cost`` it takes the cheapest that answers within the scenario's ``slo_s``
-    (of the caller's deadline, without one), or else the first to answer. What nobody can answer before the deadline is
-    refused at once, with ``CapacityError``.
+    for each provider it knows whether this call fails there, how long it takes, and when a place or quota is free, and
+    holds the request until then. For ``cost`` it takes the cheapest that answers within the scenario's ``slo_s``, or
+    else the first to answer. What nobody can answer before the deadline is refused at once, with ``CapacityError``.
 
-    Where providers have no capacity, quota, prompt cache or cold start, and nothing changes with time, requests do not
-    touch each other. There it is a true lower bound, of every single request, for ``first_token`` and ``latency``: no
-    router is faster that never asks a provider again before its first call there has ended. (One that cancelled and
-    asked anew could go on drawing until it is lucky.) The least cost among answers in time is one, too.
+    Where providers have no capacity, quota, prompt cache or cold start, cut no answers, and nothing changes with time,
+    requests do not touch each other. There it is a true lower bound, of every single request, for ``first_token`` and
+    ``latency``: no router is faster that never asks a provider again before its last call there has ended. (One that
+    cancelled and asked anew could draw until it is lucky.) For ``cost`` no answer in time is cheaper.
 
-    Everywhere else it is a very good router, not a bound: one that leaves a fast place to the request that needs
+    Everywhere else it is a very good router and no bound: one that leaves a fast place to the request that needs
     it most, or waits out the last moment of a brown-out, can beat it. There regret may be negative.
+
+    ``foresight="state"`` knows less: the state of every provider, now and later (episodes, slowness, queue, quotas,
+    prompt cache, cold start), but not the luck of the single call, and takes each call for one of median luck. No
+    router can know that luck: of four like providers, the clairvoyant has the best of four draws. What a router can be
+    blamed for is its distance to this one, which bounds nothing by proof.
     """
 
-    def __init__(self, world: World, objective: Objective = "first_token") -> None:
+    def __init__(self, world: World, objective: Objective = "first_token", foresight: Foresight = "luck") -> None:
         if objective not in OBJECTIVES:
             raise ValueError(f"unknown objective {objective!r}. Known: {', '.join(OBJECTIVES)}")
-        timeouts = world.scenario.router.timeouts or Timeouts()
-        self._total = timeouts.total
+        self._timeouts = world.scenario.router.timeouts or Timeouts()
         self._slo = world.scenario.slo_s or inf
-        self._timeouts = timeouts
         self._objective = objective
+        self._lucky = foresight == "luck"
         self._books = [_Book(provider) for provider in world.providers]
 
-    async def complete(self, prompt: str, /, *, timeout: float | None = None, priority: int = 0) -> Completion:
+    async def complete(
+        self, prompt: str, /, *, timeout: float | None = None, priority: int = 0  # noqa: ARG002  # nothing to wait in
+    ) -> Completion:
         """See :class:`RouterLike`; the prompt is a :class:`Job`. ``priority`` changes nothing."""
-        job = cast(Job, prompt)
         began = asyncio.get_running_loop().time()
-        last: OrchestratorError | None = None
-        for _ in range(_PLANS):
-            plan = await self._planned(job, began, timeout, last)
-            called = asyncio.get_running_loop().time()
-            try:
-                answer = await plan.provider.complete(Request(prompt, timeouts=self._timeouts))
-            except OrchestratorError as error:
-                last = error
-                continue
-            answer.provider = plan.provider.name
-            if answer.time_to_first_token is not None:
-                answer.time_to_first_token += called - began
-            return answer
-        raise last or CapacityError("no plan held")
+        async for event in self._asked(cast("Job", prompt), began, timeout, stream=False):
+            if isinstance(event, Finished):
+                return event.completion
+        raise CapacityError("no plan held")
 
     async def stream(
-        self, prompt: str, /, *, timeout: float | None = None, priority: int = 0
+        self, prompt: str, /, *, timeout: float | None = None, priority: int = 0  # noqa: ARG002  # the same
     ) -> AsyncGenerator[StreamEvent, None]:
         """See :class:`RouterLike`, and :meth:`complete`."""
         began = asyncio.get_running_loop().time()
-        last: OrchestratorError | None = None
+        async for event in self._asked(cast("Job", prompt), began, timeout, stream=True):
+            yield event
+
+    async def aclose(self) -> None:
+        """See :class:`RouterLike`."""
+
+    async def _asked(
+        self, job: Job, began: float, timeout: float | None, *, stream: bool
+    ) -> AsyncGenerator[StreamEvent, None]:
+        """The answer, as planned: a plan that fails before its first event is followed by another."""
+        deadline = began + (self._timeouts.total if timeout is None else timeout)
+        last: OrchestratorError = CapacityError("nobody can answer this in time")
         for _ in range(_PLANS):
-            plan = await self._planned(cast(Job, prompt), began, timeout, last)
+            provider = await self._planned(job, began, deadline)
+            if provider is None:
+                break
+            events = _events(provider, Request(job, stream=stream, timeouts=self._timeouts), began)
             told = False
             try:
-                async for event in plan.provider.open_stream(Request(prompt, stream=True, timeouts=self._timeouts)):
+                while (event := await _by(deadline, events)) is not None:
                     told = True
                     if isinstance(event, Finished):
-                        event.completion.provider = plan.provider.name
+                        event.completion.provider = provider.name
                     yield event
             except OrchestratorError as error:
                 if told:
                     raise
                 last = error
-                continue
-            return
-        raise last or CapacityError("no plan held")
+            else:
+                return
+            finally:
+                await events.aclose()
+        raise last
 
-    async def aclose(self) -> None:
-        """See :class:`RouterLike`."""
-
-    async def _planned(
-        self, job: Job, began: float, timeout: float | None, last: OrchestratorError | None
-    ) -> _Plan:
-        """The best plan from now on, booked, and its time come."""
+    async def _planned(self, job: Job, began: float, deadline: float) -> ModelledProvider | None:
+        """Who gets it, the place booked and its time come; None when nobody can answer in time."""
         now = asyncio.get_running_loop().time()
-        deadline = began + (self._total if timeout is None else timeout)
-        book, plan = self._best(job, now, began, deadline)
-        if book is None or plan is None:
-            raise last or CapacityError("nobody can answer this in time")
-        book.take(plan, now, job)
-        if plan.begins > now:
-            await asyncio.sleep(plan.begins - now)
-        return plan
-
-    def _best(self, job: Job, now: float, began: float, deadline: float) -> tuple[_Book | None, _Plan | None]:
-        chosen: tuple[_Book | None, _Plan | None] = None, None
-        least = (inf, inf)
+        chosen: tuple[_Book, _Plan] | None = None
+        least = inf, inf
         for book in self._books:
-            plan = book.plan(job, now)
+            plan = book.plan(job, now) if self._lucky else book.plan(job, now, _MEDIAN)
             if plan is not None and plan.ends <= deadline:
                 value = self._value(plan, began)
                 if value < least:
                     chosen, least = (book, plan), value
-        return chosen
+        if chosen is None:
+            return None
+        book, plan = chosen
+        begins = plan.begins
+        real = plan if self._lucky else book.plan(job, now)
+        if real is not None and not real.fails:
+            book.take(min(real.ends, deadline), now, job)
+        if begins > now:
+            await asyncio.sleep(begins - now)
+        return book.provider
 
     def _value(self, plan: _Plan, began: float) -> tuple[float, float]:
         if self._objective == "first_token":
@@ -149,7 +160,7 @@ class _Book:
 
     def __init__(self, provider: ModelledProvider) -> None:
         model: ProviderModel = provider.model
-        self._provider = provider
+        self.provider = provider
         self._places = [0.0] * (model.capacity or 0)  # a heap; none: no limit
         quotas = (model.rpm, 1.0), (model.tpm, 0.0)
         self._quotas = [(_Bucket(limit, model.quota_burst_s), amount) for limit, amount in quotas if limit is not None]
@@ -158,35 +169,39 @@ class _Book:
         self._input, self._output = prices.input / _MILLION, prices.output / _MILLION
         self._cached = self._input if prices.cached_input is None else prices.cached_input / _MILLION
 
-    def plan(self, job: Job, now: float) -> _Plan | None:
-        """What a call would come to that begins as soon as there is a place; None if there is no answer to come."""
-        provider = self._provider
-        nature, size = provider.nature, job.prompt_tokens + job.completion_tokens
+    def plan(self, job: Job, now: float, luck: int | None = None) -> _Plan | None:
+        """What a call would come to that begins as soon as there is a place; None if no answer comes of it.
+
+        ``luck`` stands in for the call's own.
+        """
+        nature, size = self.provider.nature, job.prompt_tokens + job.completion_tokens
         if size > self._window:
             return None
         begins = at = self._begins(now, size)
-        before = (job.tries >> (8 * provider.index)) & 0xFF
+        before = (job.tries >> (8 * self.provider.index)) & 0xFF
         for attempt in range(before, before + _CHAIN):
-            luck = nature.luck(job, attempt)
-            failure = nature.failure(luck, at)
-            if failure is not None:
-                at += failure.after
-                continue
-            # What the provider itself would begin, were this call admitted.
-            provider.busy += 1
-            visit = provider._begin(job, job.completion_tokens, luck, at)  # noqa: SLF001  # the world's other half
-            provider.busy -= 1
-            if visit.broken:
-                return None
-            cost = (job.prompt_tokens - visit.cached) * self._input + visit.cached * self._cached
-            cost += job.completion_tokens * self._output
-            return _Plan(begins, at + visit.service.first_token, visit.ends, cost, provider)
+            drawn = nature.luck(job, attempt) if luck is None else luck
+            failure = nature.failure(drawn, at)
+            if failure is None:
+                return self._answer(job, drawn, begins, at)
+            at += failure.after
         return None
 
-    def take(self, plan: _Plan, now: float, job: Job) -> None:
-        """Book the plan."""
+    def _answer(self, job: Job, luck: int, begins: float, at: float) -> _Plan | None:
+        provider = self.provider
+        provider.busy += 1  # what the provider itself would begin, were this call admitted
+        visit = provider._begin(job, job.completion_tokens, luck, at)  # noqa: SLF001  # two halves of one world
+        provider.busy -= 1
+        if visit.broken:
+            return None
+        cost = (job.prompt_tokens - visit.cached) * self._input + visit.cached * self._cached
+        cost += job.completion_tokens * self._output
+        return _Plan(begins, at + visit.service.first_token, visit.ends, cost, fails=at > begins)
+
+    def take(self, until: float, now: float, job: Job) -> None:
+        """Book a place until then, and what the call takes of the quotas."""
         if self._places:
-            heapreplace(self._places, plan.ends)
+            heapreplace(self._places, until)
         for quota, amount in self._quotas:
             quota.take(now, amount or job.prompt_tokens + job.completion_tokens)
 
@@ -220,11 +235,34 @@ class _Bucket:
         self._left -= amount
 
 
-def oracle(objective: Objective = "first_token") -> MakeRouter:
+def _events(provider: ModelledProvider, request: Request, began: float) -> AsyncGenerator[StreamEvent, None]:
+    return provider.open_stream(request) if request.stream else _whole(provider, request, began)
+
+
+async def _whole(provider: ModelledProvider, request: Request, began: float) -> AsyncGenerator[StreamEvent, None]:
+    called = asyncio.get_running_loop().time()
+    answer = await provider.complete(request)
+    if answer.time_to_first_token is not None:
+        answer.time_to_first_token += called - began
+    yield Finished(answer)
+
+
+async def _by(deadline: float, events: AsyncGenerator[StreamEvent, None]) -> StreamEvent | None:
+    """The next event, None at the end."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(events, None)
+    except TimeoutError as error:
+        raise DeadlineError("total") from error
+
+
+def oracle(objective: Objective = "first_token", foresight: Foresight = "luck") -> MakeRouter:
     """For ``simulate(..., router=oracle())``: the strategy it is given does not matter."""
 
-    def make(world: World, strategy: StrategyLike, *, listeners: Iterable[Listener] = ()) -> RouterLike:
-        return Oracle(world, objective)
+    def make(
+        world: World, strategy: StrategyLike, *, listeners: Iterable[Listener] = ()  # noqa: ARG001  # MakeRouter's
+    ) -> RouterLike:
+        return Oracle(world, objective, foresight)
 
     return make
 

@@ -65,17 +65,18 @@ def _scenario(scenario: Scenario, runs: Sequence[Run]) -> dict[str, Any]:
 def cell(run: Run) -> dict[str, Any]:
     """The figures of ``run.summary()``, and what the charts draw.
 
-    ``latency_cdf``, ``first_token_cdf``: of the answers after the warm-up, at ``QUANTILES``. ``timeline``: by the time a
-    request began, warm-up included, in ``BINS`` equal parts: ``answered``, ``failed`` (pairs of part and number) and
-    ``p95`` of the answers. ``breakers``: at, provider, old state, new state.
+    ``latency_cdf``, ``first_token_cdf``: of the answers after the warm-up, at ``QUANTILES``. ``timeline``: by the time
+    a request began, warm-up included, in ``BINS`` equal parts: ``answered``, ``failed`` (pairs of part and number)
+    and ``p95`` of the answers. ``breakers``: at, provider, old state, new state.
     """
-    figures = run.summary().as_dict()
+    told = run.summary()
+    figures = told.as_dict()
     for name in ("scenario", "strategy", "seed"):
         del figures[name]
     counted = run.warm_up_s
     return {
         **figures,
-        "failed": round(sum(run.summary().errors.values()), _DIGITS),
+        "failed": round(sum(told.errors.values()), _DIGITS),
         "latency_cdf": _quantiles(run, run.requests.latency, counted),
         "first_token_cdf": _quantiles(run, run.requests.first_token, counted),
         "timeline": _timeline(run),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.core.config import (
     BreakerPolicy,
@@ -17,6 +17,7 @@ from orchestrator.core.config import (
     RetryPolicy,
     Timeouts,
 )
+from orchestrator.simulation.assertion import Assertion
 from orchestrator.simulation.model import ProviderModel, Table, TrafficModel
 
 __all__ = ["RouterModel", "Scenario", "ScenarioError"]
@@ -47,7 +48,8 @@ class Scenario(Table):
     """``duration_s`` seconds of traffic, of which the first ``warm_up_s`` are not counted.
 
     ``slo_s``: an answer counts as in time within so many seconds of the call. ``trace``: a JSONL file of recorded
-    timings, see :mod:`orchestrator.simulation.trace`; its path is relative to the scenario's file.
+    timings, see :mod:`orchestrator.simulation.trace`; its path is relative to the scenario's file. ``assertions``:
+    what ``orchestrator simulate`` requires of every run, see :mod:`orchestrator.simulation.assertion`.
     """
 
     name: str = Field(min_length=1)
@@ -60,6 +62,14 @@ class Scenario(Table):
     traffic: TrafficModel
     router: RouterModel = RouterModel()
     trace: Path | None = None
+    assertions: tuple[str, ...] = ()
+
+    @field_validator("assertions")
+    @classmethod
+    def _readable(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            Assertion.parse(text)
+        return texts
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -76,24 +86,49 @@ class Scenario(Table):
         return tuple(copy for model in self.providers for copy in model.each())
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read a TOML file; raises :class:`ScenarioError`, or ``OSError`` when there is none."""
+    def load(cls, path: Path | str, *, changes: Mapping[str, Any] | None = None) -> Self:
+        """Read a TOML file; raises :class:`ScenarioError`, or ``OSError`` when there is none. Else as :meth:`parse`."""
         path = Path(path)
-        return cls.parse(path.read_text(encoding="utf-8"), source=path.name, folder=path.parent)
+        return cls.parse(path.read_text(encoding="utf-8"), source=path.name, folder=path.parent, changes=changes)
 
     @classmethod
-    def parse(cls, text: str, *, source: str = "scenario", folder: Path | None = None) -> Self:
-        """The same from TOML text; ``source`` is what errors call it, ``folder`` where a trace is looked for."""
+    def parse(
+        cls, text: str, *, source: str = "scenario", folder: Path | None = None,
+        changes: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """The same from TOML text; ``source`` is what errors call it, ``folder`` where a trace is looked for.
+
+        ``changes`` are values to put in place of the file's: ``{"router.retry.max_retries": 0}``. A provider goes by
+        its name: ``providers.alpha.capacity``.
+        """
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ScenarioError(f"{source}: not TOML: {error}") from error
+        for name, value in (changes or {}).items():
+            _change(data, name, value, source)
         if isinstance(trace := data.get("trace"), str) and folder is not None:
             data["trace"] = folder / trace
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             raise ScenarioError("\n".join(f"{source}: {line}" for line in _lines(error, data))) from None
+
+
+def _change(data: dict[str, Any], name: str, value: Any, source: str) -> None:  # noqa: ANN401  # whatever TOML has
+    """Put the value at its place; tables on the way are made, an item of a list goes by its name."""
+    *tables, field = name.split(".")
+    place: Any = data
+    for table in tables:
+        if isinstance(place, list):
+            place = next((item for item in place if isinstance(item, dict) and item.get("name") == table), None)
+        elif isinstance(place, dict):
+            place = place.setdefault(table, {})
+        if not isinstance(place, dict | list):
+            raise ScenarioError(f"{source}: {name}: there is no {table!r} to change")
+    if not isinstance(place, dict):
+        raise ScenarioError(f"{source}: {name}: say which one by its name")
+    place[field] = value
 
 
 def _lines(error: ValidationError, data: Mapping[str, Any]) -> list[str]:

