@@ -1,6 +1,7 @@
 """Every strategy in every scenario, beside models of rivals and what was possible at all.
 
     python benchmarks/strategies.py [--quick] [--scenario NAME ...] [--strategy NAME ...] [--write]
+                                    [--html PAGE]
 
 Same seed and luck for all; two processes; progress on stderr. ``--write`` puts everything into
 ``benchmarks/results/strategies.json``, ``--out`` elsewhere; two runs give the same bytes, since nothing in it is a
@@ -49,6 +50,7 @@ from rivals.strategies import RIVALS
 
 from orchestrator.simulation import Run, Scenario, simulate
 from orchestrator.simulation.oracle import OBJECTIVES, oracle, regret
+from orchestrator.simulation.report import page
 from orchestrator.simulation.summary import quantile
 from orchestrator.strategies.registry import BUILT_IN
 
@@ -262,6 +264,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--html", type=Path, help="a page with charts")
     options = parser.parse_args()
     paths = sorted((HERE / "scenarios").glob("*.toml"))
     if options.scenario:
@@ -278,15 +281,17 @@ def main() -> None:
         *(f'--strategy "{name}"' for name in options.strategy or ()), *(["--quick"] if options.quick else []),
         *([f"--seed {options.seed}"] if options.seed is not None else []), "--write",
     ]
-    text = written({
+    document = {
         "schema": 1, "command": " ".join(["python benchmarks/strategies.py", *chosen]),
         "python": platform.python_version(), "quick": options.quick, "seed": options.seed, "quantiles": QUANTILES,
         "scenarios": scenarios, "strategies": {name: told[name] for name in options.strategy or KINDS},
         "mean_regret": mean_regret(scenarios),
-    }) + "\n"
+    }
     print(compared(scenarios))
     if options.write or options.out:
-        (options.out or RESULTS).write_text(text)
+        (options.out or RESULTS).write_text(written(document) + "\n")
+    if options.html:
+        options.html.write_text(page(document, title="Strategies compared"), encoding="utf-8")
 
 
 if __name__ == "__main__":

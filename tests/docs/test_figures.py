@@ -28,3 +28,21 @@ def test_the_table_says_what_was_measured():
     rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.endswith(".json` |")]
     assert len(rows) == len(expected)
     assert [row for row, figure in zip(rows, expected, strict=True) if figure not in row] == []
+
+
+def test_the_table_of_the_outage_says_what_was_measured():
+    told = results("outage.json")
+    patient, hasty = told["total outage, callers wait 120 s"], told["total outage, callers wait 2 s"]
+    holes = told["black hole"].values()
+    expected = [
+        f"| {patient['wire_calls_per_request']:.4f} |",
+        f"| {hasty['wire_calls_per_request']:.4f} |",
+        f"grown to {patient['longest_break']:.1f} s | {patient['first_answer_after']:.2f} s |",
+        f"| {patient['99_percent_answered_from']:.0f} s after the end, with a thousand waiting; "
+        f"{hasty['99_percent_answered_from']:.0f} s without |",
+        f"| {max(hole['errors_percent'] for hole in holes):.3f} % |",
+        f"| at most {max(hole['calls_to_the_black_hole_percent'] for hole in holes):.3f} % |",
+        f"tasks left | {sum(told['cancellation storm']['left'].values())} |",
+    ]
+    page = (ROOT / "docs" / "faults.md").read_text().partition("| What happens | Figure |")[2].splitlines()[2:9]
+    assert [figure for row, figure in zip(page, expected, strict=True) if figure not in row] == []
