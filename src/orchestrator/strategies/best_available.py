@@ -46,9 +46,7 @@ class BestAvailable(RoutingStrategy):
         if not candidates:
             return
         explore = self._explore
-        explore.decisions += 1
-        turn = explore.decisions % len(candidates)
-        views = [*candidates[turn:], *candidates[:turn]]
+        views = explore.turned(candidates)
         at = now()
         first = explore.pick(views, at, self.random) if explore.decisions >= explore.due else None
         if first is None:

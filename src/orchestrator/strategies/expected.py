@@ -57,7 +57,7 @@ def least(views: Sequence[CandidateView], at: float) -> CandidateView:
 class Exploration:
     """About one decision in ``every`` goes to the idle candidate not heard of for longest, and ``after`` seconds.
 
-    Count ``decisions`` up; ``pick`` is worth calling once they have reached ``due``.
+    ``turned`` begins a decision; ``pick`` is worth calling once ``decisions`` have reached ``due``.
     """
 
     __slots__ = ("after", "decisions", "due", "every")
@@ -67,6 +67,12 @@ class Exploration:
         self.after = after
         self.due = every  # the decision at which it is; it stays so until there is somebody
         self.decisions = 0
+
+    def turned(self, candidates: Sequence[CandidateView]) -> list[CandidateView]:
+        """The candidates of the next decision; another one comes first each time, so that of equals all get a share."""
+        self.decisions += 1
+        turn = self.decisions % len(candidates)
+        return [*candidates[turn:], *candidates[:turn]]
 
     def pick(self, views: Sequence[CandidateView], at: float, random: Random) -> CandidateView | None:
         """Whom to try now; None when there is news of everybody."""

@@ -51,9 +51,7 @@ class LowestCost(RoutingStrategy):
         if not candidates:
             return
         explore = self._explore
-        explore.decisions += 1
-        turn = explore.decisions % len(candidates)
-        views = [*candidates[turn:], *candidates[:turn]]
+        views = explore.turned(candidates)
         prompt, written = prompt_tokens(request), _written(candidates, request)
         first = min(self._ranked(views, prompt, written), key=_rank)[1]
         if explore.decisions >= explore.due:
