@@ -6,8 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from orchestrator.testing.loop import VirtualTimeLoop
+
+# How fast examples are drawn says how busy the machine is, and nothing about the code.
+settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_asyncio_loop_factories(

@@ -187,7 +187,7 @@ class Running:
         answer.attempts = tuple(call.attempts)
         if len(call.attempts) > 1:
             self._forget_frames()
-        tokens = usage.total_tokens if usage is not None else None
+        tokens = None if usage is None or candidate.limits is None else usage.total_tokens
         self.end(Verdict.SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
         return answer
 

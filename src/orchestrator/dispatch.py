@@ -55,8 +55,7 @@ class Dispatcher:
     ) -> None:
         self._pool = pool
         self._strategy = strategy
-        self._policy = policy
-        self._random = random
+        self._answer = partial(answer_from, policy=policy, random=random, others_in=self._others_in)
         self._failover_on_content_filter = failover_on_content_filter
         self._hedging = None if hedge is None else Hedging(
             hedge, self._answer, self._give_up, pool.in_background, pool.queued
@@ -129,9 +128,6 @@ class Dispatcher:
                 call.spent.discard(candidate.name)
                 return True
         return False
-
-    async def _answer(self, call: Call, candidate: Candidate) -> Completion | LiveStream:
-        return await answer_from(call, candidate, policy=self._policy, random=self._random, others_in=self._others_in)
 
     def _ready(self, call: Call, at: float) -> Sequence[CandidateView]:
         """Who would be admitted now and could answer this request."""

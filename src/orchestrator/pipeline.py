@@ -64,7 +64,8 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     at = call.loop.time()
     if at >= call.deadline:  # a wait ended late
         raise CapacityError("the deadline has passed", provider=candidate.name, model=candidate.model)
-    permit = candidate.admit(at, call.tokens(candidate), last_resort=call.last_resort is candidate)
+    tokens = 0 if candidate.limits is None else call.tokens(candidate)
+    permit = candidate.admit(at, tokens, last_resort=call.last_resort is candidate)
     running = Running(call, candidate, permit, at)
     guard = call.watch.arm(running.limit())
     try:

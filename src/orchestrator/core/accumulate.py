@@ -168,10 +168,9 @@ def _make_encodable(completion: Completion) -> None:
 
 def _check_numbers(completion: Completion, provider: str) -> None:
     usage, cost = completion.usage, completion.cost
-    counts: tuple[object, ...] = (None,)  # of what is no Usage
-    if isinstance(usage, Usage):
-        counts = usage.prompt_tokens, usage.completion_tokens
-    if usage is not None and not all(isinstance(count, int) for count in counts):
+    if usage is not None and not (
+        isinstance(usage, Usage) and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int)
+    ):
         raise MalformedResponseError("the provider returned a usage that is no Usage of whole numbers",
                                      provider=provider, model=completion.model)
     if not isinstance(cost, int | float | None):
