@@ -87,16 +87,20 @@ async def measure(rounds: int, calls: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def importing(module: str) -> tuple[float, float]:
+def imported(statement: str, python: str = sys.executable) -> dict[str, float]:
+    """Seconds of the clock and of the processor that an import takes, and the most MB its process used until then."""
     # Not ru_maxrss: that of a child begins with its parent's.
-    code = f"import time; t = time.perf_counter(); import {module}; t = time.perf_counter() - t\n"
+    code = "import time; wall, cpu = time.perf_counter(), time.process_time()\n"
+    code += f"{statement}\nwall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
     code += "status = open('/proc/self/status').read()\n"
-    code += "print(t, int(status.split('VmHWM:')[1].split()[0]) / 1024)"
-    runs = []
-    for _ in range(5):
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        runs.append(tuple(map(float, out.split())))
-    return statistics.median(r[0] for r in runs), statistics.median(r[1] for r in runs)
+    code += "print(wall, cpu, int(status.split('VmHWM:')[1].split()[0]) / 1024)"
+    out = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    return dict(zip(("wall", "cpu", "rss_mb"), map(float, out.split()), strict=True))
+
+
+def importing(module: str) -> tuple[float, float]:
+    runs = [imported(f"import {module}") for _ in range(5)]
+    return statistics.median(run["wall"] for run in runs), statistics.median(run["rss_mb"] for run in runs)
 
 
 def main() -> None:
