@@ -14,7 +14,6 @@ from orchestrator.core.estimate import completion_tokens, prompt_tokens
 from orchestrator.core.events import AttemptEnded, AttemptStarted, Event, Outcome
 from orchestrator.core.types import Attempt, Completion, Request, Usage
 from orchestrator.providers._errors import wrap_foreign
-from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit
 from orchestrator.resilience.deadline import EPSILON, Guard, Watch
 from orchestrator.resilience.queue import Rank
@@ -38,7 +37,8 @@ class Call:
 
     __slots__ = (
         "_prompt_tokens", "adapt", "attempts", "deadline", "emit", "id", "last_resort", "listening", "loop", "place",
-        "priority", "probed", "race", "request", "spent", "started", "stream_plain", "total", "watch", "window",
+        "priority", "probed", "race", "request", "spent", "started", "stream_plain", "text_only", "total", "watch",
+        "window",
     )
 
     def __init__(
@@ -52,6 +52,7 @@ class Call:
         self.emit = emit
         self.listening = listening
         self.stream_plain = stream_plain
+        self.text_only = False  # its reader gets the text of a stream, and nothing of what comes before it
         self.priority = priority
         self.place: Place | None = None  # while it waits
         self.last_resort: Candidate | None = None  # may be asked although its circuit is open
@@ -64,7 +65,7 @@ class Call:
         self.window = 0
         self._prompt_tokens: int | None = None
         self.race: Contest | None = None
-        self.adapt: Callable[[BaseProvider, Request], Request] | None = None  # what this provider is asked instead
+        self.adapt: Callable[[Candidate, Request], Request] | None = None  # what this one is asked instead
 
     def remaining(self) -> float:
         """Seconds until the deadline."""
@@ -122,6 +123,8 @@ class Running:
 
     def limit(self) -> float:
         """Loop time at which this attempt, or the opening of its stream, has taken too long."""
+        if self.candidate.silences and self.candidate.replaceable(self.record.started, self.call.spent):
+            return min(self.record.started + self.allowed(), (self.record.started + self.call.deadline) / 2)
         return min(self.record.started + self.allowed(), self.call.deadline)
 
     def allowed(self) -> float:
@@ -155,9 +158,10 @@ class Running:
             phase="total" if at_deadline else phase, provider=self.candidate.name, model=self.candidate.model,
         )
         # Cut by the request's deadline before it had a fair chance: the caller was in a hurry, or others used up
-        # the time. Half of what it is normally given counts as fair.
-        if at_deadline and waited < min(allowed, self.call.total) / 2:
+        # the time. Half of what it is normally given counts as fair. What `limit` cut short is no different.
+        if (at_deadline or waited < allowed - EPSILON) and waited < min(allowed, self.call.total) / 2:
             error.verdict = Verdict.NEUTRAL
+            self.candidate.silent(waited)
         return error
 
     def failed(self, error: OrchestratorError) -> None:
@@ -239,14 +243,17 @@ class Running:
         record.duration = at - record.started
         retry_after = error.retry_after if error is not None else None
         if verdict is not Verdict.SUCCESS and verdict is not Verdict.NEUTRAL:
-            candidate.view.failed(at, retry_after)
+            if candidate.was_of_old_key(record):
+                verdict = Verdict.NEUTRAL
+            else:
+                candidate.view.failed(at, retry_after)
             if verdict is Verdict.LIMITED:
                 candidate.view.limited += 1
         # How fast a stream goes on depends on its reader too: it is judged by its first piece.
         speed = record.duration if record.time_to_first_token is None else record.time_to_first_token
         candidate.release(self.permit, verdict, at, duration=speed, tokens=tokens, error=error)
         if error is not None and error.failover and verdict is not Verdict.CREDENTIALS:
-            candidate.pause(error, at)
+            candidate.pause(error, at, record.started)
         if call.listening:
             call.emit(AttemptEnded(at, call.id, outcome, record, answer))
 

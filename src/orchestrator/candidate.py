@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextlib import suppress
 from math import inf
 from typing import Protocol
 
 from orchestrator.core.clock import Random, now
 from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy
-from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, RateLimitError, Verdict
+from orchestrator.core.errors import (
+    CapacityError,
+    CircuitOpenError,
+    Fault,
+    OrchestratorError,
+    RateLimitError,
+    Verdict,
+)
 from orchestrator.core.events import BreakerChanged, Event, ProviderPaused
 from orchestrator.core.limits import RateLimits
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.stats import CandidateView
-from orchestrator.core.types import StreamEvent
+from orchestrator.core.types import Attempt, StreamEvent
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.breaker import Permit, ProviderBreaker
 from orchestrator.resilience.budget import RetryBudget
@@ -51,6 +58,9 @@ class Host(Protocol):
     def freed(self, candidate: Candidate) -> None:
         """A call of a limited candidate has ended."""
 
+    def ready(self, at: float, /) -> Sequence[CandidateView]:
+        """All that would be admitted now."""
+
     def holds(self, provider: BaseProvider) -> bool:
         """Whether this very provider is in the pool."""
 
@@ -78,8 +88,11 @@ class Candidate:
         self.budget = RetryBudget(host.retry_policy.budget_ratio, host.retry_policy.budget_floor)
         self.lateness = None if host.hedge_policy is None else Lateness(host.hedge_policy)
         self.paused_until = -inf
+        self.rekeyed_at = -inf  # since when it has its key
+        self.silences = 0  # in a row: no answer in the time that callers in a hurry had, nor to others meanwhile
         self.removed = False
         self._host = host
+        self._silent_at = -inf
         self._limited_in_a_row = 0
         self._closed = False
         self._key = config.api_key
@@ -96,10 +109,40 @@ class Candidate:
         view.cached_input_price = config.cached_input_price
         self.limits = Limits.of(config, view.in_flight, self.limits, self._host.limit_policy)
         if config.api_key != self._key:
-            self._key = config.api_key
+            self._key, self.rekeyed_at = config.api_key, now()
+            self.paused_until, self._limited_in_a_row = -inf, 0
             if self.breaker.credentials_refused:
                 self.breaker.reset()  # what was refused was the old one
         self._host.reconfigured()
+
+    def was_of_old_key(self, attempt: Attempt) -> bool:
+        """Whether it was refused, or rate-limited, with a key that has been replaced since: that says nothing now."""
+        error = attempt.error
+        refused = isinstance(error, RateLimitError) or (error is not None and error.fault is Fault.CREDENTIALS)
+        return refused and attempt.started < self.rekeyed_at
+
+    def silent(self, waited: float) -> None:
+        """It was cut after ``waited`` seconds by a caller in a hurry: a silence if it usually answers sooner."""
+        self._forget_silences()
+        usual = self.view.histogram.quantile(0.95)
+        if usual is None or waited >= usual:
+            self.silences += 1
+            self._silent_at = now()
+
+    def _forget_silences(self) -> None:
+        if self.view.sampled_at > self._silent_at:  # it has answered since
+            self.silences = 0
+
+    def replaceable(self, at: float, spent: Collection[str]) -> bool:
+        """Whether it has been silent so often that a caller in a hurry should keep time for another, who is there.
+
+        Its breaker is not told: the next caller may have the time that it takes. But callers who are all in a hurry
+        would spend theirs on a dead provider for ever.
+        """
+        self._forget_silences()
+        if self.silences < self.breaker.policy.consecutive_failures:
+            return False
+        return any(view is not self.view and view.name not in spent for view in self._host.ready(at))
 
     def afford(self) -> bool:
         """Take one retry out of its budget; False when an outage has used that up."""
@@ -144,6 +187,12 @@ class Candidate:
     def probing(self) -> bool:
         """Whether the next call would be a probe."""
         return self.breaker.phase in ("open", "half-open")
+
+    def room(self, at: float) -> float:
+        """How many calls may be admitted now, if any may and their tokens fit; ``inf`` for any number."""
+        if self.probing:
+            return 1
+        return inf if self.limits is None else self.limits.room(at)
 
     @property
     def wakes(self) -> bool:
@@ -207,8 +256,13 @@ class Candidate:
             self.breaker.opened(permit)
             self._host.changed()  # where several must pass one after the other, it is the turn of the next
 
-    def pause(self, error: OrchestratorError, at: float) -> None:
-        """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered."""
+    def pause(self, error: OrchestratorError, at: float, begun: float = inf) -> None:
+        """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered.
+
+        ``begun``: when the call began; what one with a key that was replaced since was told counts no more.
+        """
+        if begun < self.rekeyed_at:
+            return
         if error.retry_after is not None:
             delay = min(error.retry_after, self._host.retry_policy.max_retry_after)
         elif isinstance(error, RateLimitError) and self.paused_until <= at:  # not of a call begun before the pause

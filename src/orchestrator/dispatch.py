@@ -20,8 +20,7 @@ from orchestrator.core.errors import (
     InvalidRequestError,
     NoProvidersError,
     OrchestratorError,
-    QuotaExceededError,
-    RateLimitError,
+    Retry,
     RouterClosedError,
     TimeoutError,
     Verdict,
@@ -55,7 +54,7 @@ class Dispatcher:
     ) -> None:
         self._pool = pool
         self._strategy = strategy
-        self._answer = partial(answer_from, policy=policy, random=random, others_in=self._others_in)
+        self._answer = partial(answer_from, policy=policy, random=random)
         self._failover_on_content_filter = failover_on_content_filter
         self._hedging = None if hedge is None else Hedging(
             hedge, self._answer, self._give_up, pool.in_background, pool.queued
@@ -166,12 +165,6 @@ class Dispatcher:
             _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
         yield from views
 
-    def _others_in(self, call: Call, candidate: Candidate) -> float:
-        """Seconds until somebody else could be asked; ``inf`` for never."""
-        at = call.loop.time()
-        others = (c for c in self._pool if c is not candidate and self._could_answer(call, c))
-        return min((other.wait_time(at, call.tokens(other)) for other in others), default=inf)
-
     def _eligible(self, call: Call, name: str) -> bool:
         candidate = self._pool.get(name)
         return candidate is not None and self._could_answer(call, candidate)
@@ -182,9 +175,7 @@ class Dispatcher:
 
     def _claimed(self, call: Call, name: str) -> bool:
         """Whether somebody ahead of it waits for that provider, and it is not its turn there all the same."""
-        if call.place is not None and call.place.turn == name:
-            return False
-        return self._pool.queue.claimed(name, call.rank)
+        return self._pool.room.claimed(name, call.rank, call.place)
 
     def _could_answer(self, call: Call, candidate: Candidate) -> bool:
         if candidate.name in call.spent or not candidate.config.enabled:
@@ -213,8 +204,13 @@ class Dispatcher:
             call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
 
     def _worth_another_round(self, call: Call, candidate: Candidate, error: OrchestratorError) -> bool:
-        """A 429 passes: once its pause is over, the provider may be asked again, within the same count of retries."""
-        if not isinstance(error, RateLimitError) or isinstance(error, QuotaExceededError):
+        """Whether it may be asked again after its pause: it told when, or refused a key that was replaced meanwhile.
+
+        Within the same count of retries as in place. Until then whoever is back first, or joins, is asked.
+        """
+        own = next(attempt for attempt in reversed(call.attempts) if attempt.error is error)
+        passes = error.retry is Retry.AFTER or (error.retry is not Retry.NO and error.retry_after is not None)
+        if not passes and not candidate.was_of_old_key(own):
             return False
         tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
         return tried <= candidate.max_retries and candidate.afford()

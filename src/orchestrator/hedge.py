@@ -211,9 +211,10 @@ class Race:
 
     def _next(self) -> Candidate | None:
         """Who is asked too: the next who takes a call now, if the one that is late can afford it."""
-        at = self._call.loop.time()
+        call = self._call
+        at = call.loop.time()
         for candidate in self._line:
-            if candidate.wait_time(at) > 0 or self._hedging.queued(candidate.name):
+            if candidate.wait_time(at, call.tokens(candidate)) > 0 or self._hedging.queued(candidate.name):
                 continue  # those who wait for it are not answered by anybody else meanwhile
             if self._first.afford():
                 if candidate.lateness is not None:

@@ -9,7 +9,6 @@ provider  encode, send, decode; what it raises becomes one of our errors here, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from orchestrator.attempt import Call, Running
@@ -28,8 +27,7 @@ __all__ = ["answer_from"]
 
 
 async def answer_from(
-    call: Call, candidate: Candidate, *, policy: RetryPolicy, random: Random,
-    others_in: Callable[[Call, Candidate], float],
+    call: Call, candidate: Candidate, *, policy: RetryPolicy, random: Random
 ) -> Completion | LiveStream:
     """An answer, or an opened stream, of this provider; raises when it is given up for this request."""
     try:
@@ -44,9 +42,8 @@ async def answer_from(
     def announce(error: OrchestratorError, delay: float) -> None:
         call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
 
-    others = partial(others_in, call, candidate)
     retry = RetryInPlace(
-        policy, random=random, remaining=call.remaining, others_in=others, afford=candidate.afford, on_retry=announce
+        policy, random=random, remaining=call.remaining, afford=candidate.afford, on_retry=announce
     )
     try:
         return await retry.run(first, partial(_attempt, call, candidate))
@@ -82,7 +79,8 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
             raise
         raise error from error.__cause__
     if running.streamed:
-        return stream if call.request.stream else await stream.whole()
+        in_sight = call.request.stream and (not call.text_only or stream.shows_text)
+        return stream if in_sight else await _read(call, stream)
     call.watch.disarm(guard)
     if guard.expired:
         guard.settle()  # it answered although it was cancelled: then the answer counts
@@ -91,11 +89,19 @@ async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
     return running.succeed(answer)
 
 
+async def _read(call: Call, stream: LiveStream) -> Completion | LiveStream:
+    """As much of an opened stream as its reader cannot see: until then another provider can take over unnoticed too."""
+    if not call.request.stream:
+        return await stream.whole()
+    await stream.reach_text()
+    return stream
+
+
 async def _open(running: Running, guard: Guard) -> LiveStream:
     """Up to the first event: until then another provider can take over unnoticed."""
-    call, provider = running.call, running.candidate.provider
-    request = call.request if call.adapt is None else call.adapt(provider, call.request)
-    stream = LiveStream(running, guard, provider.open_stream(request), may_be_empty=request.prefill)
+    call, candidate = running.call, running.candidate
+    request = call.request if call.adapt is None else call.adapt(candidate, call.request)
+    stream = LiveStream(running, guard, candidate.provider.open_stream(request), may_be_empty=request.prefill)
     try:
         await stream.open()
     except BaseException:

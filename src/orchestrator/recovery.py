@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from orchestrator.attempt import Call
+from orchestrator.candidate import Candidate
 from orchestrator.core.config import GenerationParams, RecoveryPolicy
 from orchestrator.core.errors import OrchestratorError, StreamInterruptedError
 from orchestrator.core.events import Recovering
@@ -26,7 +27,6 @@ from orchestrator.core.types import (
     Usage,
 )
 from orchestrator.dispatch import Dispatcher
-from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.stream import LiveStream, broke_after
 
@@ -220,17 +220,17 @@ class _Reader:
         self._refused.add(provider)
         return True
 
-    def _adapt(self, provider: BaseProvider, request: Request) -> Request:
+    def _adapt(self, candidate: Candidate, request: Request) -> Request:
         """How this provider is asked: to go on right after the text, else by an instruction, else from the start."""
-        self._to_continue.discard(provider.name)
-        if provider.name in self._refused:
+        self._to_continue.discard(candidate.name)
+        if candidate.name in self._refused:
             return request
         for prefill in (True, False):
             if not prefill and (self._policy.instruction is None or request.response_format is not None):
                 break  # half a JSON text is not completed by a further message
             wanted = self._continuation(request, prefill=prefill)
-            if provider.unsupported(wanted) is None:
-                self._to_continue.add(provider.name)
+            if candidate.provider.unsupported(wanted) is None:
+                self._to_continue.add(candidate.name)
                 return wanted
         return request
 

@@ -196,6 +196,7 @@ class Router:
     ) -> AsyncGenerator[StreamEvent, None]:
         request = self._request(*asked, stream=True)
         call = self._begin(request, timeout, priority)
+        call.text_only = text_only
         completion: Completion | None = None
         try:
             live = await self._dispatcher.run(call)

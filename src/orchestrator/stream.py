@@ -16,10 +16,13 @@ from orchestrator.core.errors import (
     Verdict,
 )
 from orchestrator.core.events import AttemptOpened
-from orchestrator.core.types import Completion, Finished, StreamEvent
+from orchestrator.core.types import Completion, Finished, ReasoningDelta, Restarted, StreamEvent, TextDelta
 from orchestrator.resilience.deadline import CLEAN_UP, Guard
 
 __all__ = ["LiveStream", "broke_after"]
+
+_PIECES = (TextDelta, ReasoningDelta)
+_TO_SHOW = (TextDelta, Finished, Restarted)  # what a reader of text alone notices
 
 
 class LiveStream:
@@ -46,6 +49,11 @@ class LiveStream:
         return self._running.candidate.name
 
     @property
+    def shows_text(self) -> bool:
+        """Whether its first event is one that a reader of text alone notices."""
+        return isinstance(self._first, _TO_SHOW)
+
+    @property
     def time_to_first_token(self) -> float:
         """Seconds from the caller's call to the first piece of this stream."""
         running = self._running
@@ -55,6 +63,9 @@ class LiveStream:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
         running = self._running
         first = await anext(self._events, None)
+        while isinstance(first, _PIECES) and not first.text:
+            self._answer.add(first)  # only to be counted: nothing has come yet
+            first = await anext(self._events, None)
         if self._guard.expired:
             self._guard.settle()
         if running.done:  # it lost a race, and the provider swallowed the cancellation
@@ -72,6 +83,19 @@ class LiveStream:
             number, name = running.record.number, running.candidate.name
             running.call.emit(AttemptOpened(at, running.call.id, number, name, self._busy))
         self._rest()
+
+    async def reach_text(self) -> None:
+        """Read on to the first text, for a reader who gets nothing else: until then another provider can take over."""
+        self._shown = False
+        try:
+            while not isinstance(self._first, _TO_SHOW) or self._first == TextDelta(""):
+                self._first = await self._next()
+                if self._first is None:
+                    self._complete()  # raises: it was never said that this is the end
+            self._shown = True
+        finally:
+            if not self._shown:
+                await self.aclose()
 
     async def events(self) -> AsyncGenerator[StreamEvent, None]:
         """The events; ``Finished`` with the whole answer is the last one."""

@@ -1,8 +1,9 @@
 """Waiting for a provider: who looks when. One timer for what comes back, and one at a time is sent to look.
 
-Whoever is first in the queue for a provider that has room is woken, looks, and takes the call or not; either way the
-next one is woken after it (a baton). So nobody is overtaken but by a probe, no wake-up is lost with a waiter that is
-cancelled, and who waits for one provider holds nobody up who waits for another.
+As many as a provider has room for are woken, the first in the queue first; each looks, and takes the call or not, and
+either way the next one is woken after it (a baton). So nobody is overtaken but by a probe, no wake-up is lost with a
+waiter that is cancelled, and who waits for one provider holds nobody up who waits for another. One at a time would make
+a convoy: where calls are shorter than a turn of the loop, those who come wait behind those who came back, for ever.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ class WaitingRoom:
         if place.future.done():
             place.future = self.loop.create_future()
         self._rest(place, coming, at)
-        self._pass_on((*before, *place.names))
+        # The one that had to go may have been on its way to look at a provider, for all who wait for that.
+        self._pass_on((*before, *place.names) if last is None else self.queue.names)
         return True
 
     async def turn(self, place: Place) -> None:
@@ -121,22 +123,45 @@ class WaitingRoom:
 
     def look(self, candidate: Candidate) -> None:
         """Wake the first who waits for it if there is room; if not, look again when there may be."""
-        place = self._next(candidate)
-        if place is None:
+        claims = self.queue.claims(candidate.name)
+        if not claims:
             self._comebacks.pop(candidate.name, None)
             return
-        if place.awake:
-            return  # its owner is about to look, and passes it on
-        at = place.future.get_loop().time()
+        if claims[0].awake and claims[-1].awake:
+            return  # their owners are about to look, and pass it on
+        at = claims[0].future.get_loop().time()
+        room = candidate.room(at)
+        for place in [self._next(candidate)] if room <= 1 else list(claims):
+            if not (place.awake or self._call(candidate, place, at)):
+                return
+            room -= 1
+            if room <= 0:
+                return
+
+    def _call(self, candidate: Candidate, place: Place, at: float) -> bool:
+        """Wake it if there is room for it; if not, look again when there may be, and say whether for others, too."""
         wait = self._wait_time(candidate, place, at)
         if wait <= 0:
             if comeback := self._comebacks.get(candidate.name):
                 comeback.take(at, self._random)
             place.wake(candidate.name)
-        elif wait > place.deadline - at and self._in_vain(place, at):
+            return True
+        if wait > place.deadline - at and self._in_vain(place, at):
             place.wake()  # to be told at once
         elif wait < inf:
-            self._look_at(at + max(wait, SHORTEST_WAIT))
+            self._look_at(at + max(wait + EPSILON, SHORTEST_WAIT))
+        return place.not_before > at
+
+    def claimed(self, name: str, rank: Rank, place: Place | None) -> bool:
+        """Whether a request, in its ``place`` if it has one, must leave that provider to somebody ahead of it."""
+        claims = self.queue.claims(name)
+        if not claims or claims[0].rank >= rank or (place is not None and place.turn == name):
+            return False
+        candidate = self._get(name)
+        if candidate is None or candidate.room(claims[0].future.get_loop().time()) < inf:
+            return True
+        # There is room for all: only those who are let in step by step are to be waited for.
+        return not (claims[0].awake and (place or claims[-1]).awake)
 
     def tend(self) -> None:
         """Look at every provider somebody waits for: something may have changed."""
@@ -153,7 +178,7 @@ class WaitingRoom:
             return None
         return len(self.queue.tickets) * (at - self._served[0]) / len(self._served)
 
-    def _next(self, candidate: Candidate) -> Place | None:
+    def _next(self, candidate: Candidate) -> Place:
         """Whose turn it is: the first's. But a probe is for who has the most time to see how it ends.
 
         The first may be about to give up, and a probe that is cut off by the deadline of its request proves nothing.
@@ -161,7 +186,7 @@ class WaitingRoom:
         claims = self.queue.claims(candidate.name)
         if len(claims) > 1 and candidate.probing:
             return max(claims, key=lambda place: (place.last_resort is candidate, place.deadline))
-        return claims[0] if claims else None
+        return claims[0]
 
     def _pass_on(self, names: Iterable[str]) -> None:
         for name in dict.fromkeys(names):
@@ -171,15 +196,17 @@ class WaitingRoom:
 
     def _wait_time(self, candidate: Candidate, place: Place, at: float) -> float:
         wait = place.wait_time(candidate, at)
+        comeback = self._comebacks.get(candidate.name)
         if candidate.away(at):
-            self._comebacks[candidate.name] = _Comeback()
-        elif wait <= 0 and (comeback := self._comebacks.get(candidate.name)):
+            if comeback is None or comeback.begun:
+                self._comebacks[candidate.name] = _Comeback(at)
+        elif wait <= 0 and comeback is not None:
             wait = comeback.wait_time(at)
         return max(wait, place.not_before - at - EPSILON)
 
     def _rest(self, place: Place, coming: Sequence[Candidate], at: float) -> None:
         """Somebody it is first for has room: it looks again at once; if that is in vain, later and later."""
-        if any(self._next(c) is place and place.wait_time(c, at) <= 0 for c in coming):
+        if any((c.room(at) > 1 or self._next(c) is place) and place.wait_time(c, at) <= 0 for c in coming):
             place.not_before = at + place.rest
             place.rest = min(max(2 * place.rest, SHORTEST_WAIT), LONGEST_REST)
         else:
@@ -216,14 +243,22 @@ class _Comeback:
 
     All at once they would bring about the next 429. A provider says that fast but answers slowly, so the steps go by
     the clock and not by answers: what is refused before the next step begins another pause. Jittered, for other
-    processes were told the same Retry-After.
+    processes were told the same Retry-After. After less than a second the steps are a quarter of the time that was
+    waited, ``since`` when: few have gathered, and easing in must not take longer than what it follows.
     """
 
-    __slots__ = ("_batch", "_left", "_next_at")
+    __slots__ = ("_batch", "_left", "_next_at", "_since", "_step")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
         self._batch = self._left = 1
         self._next_at = 0.0
+        self._since = since
+        self._step = 0.0
+
+    @property
+    def begun(self) -> bool:
+        """Whether somebody was let in."""
+        return self._step > 0
 
     def wait_time(self, at: float) -> float:
         """Seconds until the next may be let in."""
@@ -237,6 +272,8 @@ class _Comeback:
 
     def take(self, at: float, random: Random) -> None:
         """One is let in."""
+        if not self.begun:
+            self._step = min(STEP, max((at - self._since) / 4, EPSILON))
         self._left -= 1
         if not self._left:
-            self._next_at = at + STEP * random.uniform(0.5, 1.5)
+            self._next_at = at + self._step * random.uniform(0.5, 1.5)

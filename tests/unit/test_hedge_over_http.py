@@ -9,18 +9,13 @@ import pytest
 from orchestrator import HedgePolicy, RetryPolicy, Router
 from orchestrator.core.clock import new_random
 from orchestrator.core.events import AttemptEnded, AttemptStarted, RequestEnded
-from orchestrator.providers import _connections
 from orchestrator.testing import SimulatedProvider
 from support import pieces_of
+from wire import in_use
 
 pytestmark = pytest.mark.real_time
 LONG = "one two three four five six seven eight nine ten"
 NEVER = 60.0
-
-
-@pytest.fixture(autouse=True)
-def unused_connections_expire_at_once(monkeypatch):
-    monkeypatch.setattr(_connections, "UNUSED", 0.0)
 
 
 class Rig:
@@ -60,10 +55,7 @@ class Rig:
     def in_use(self):
         for provider in self.providers:
             yield self.router.snapshot()[provider.name].in_flight
-            for client in provider._http._clients.values():
-                pool = client._transport._pool
-                yield len(pool._requests)
-                yield sum(not connection.is_idle() for connection in pool.connections)
+            yield in_use(provider)
 
     async def ask(self, *, stream):
         if not stream:

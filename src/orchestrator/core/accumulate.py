@@ -27,6 +27,7 @@ MAX_CALLS = 10_000
 MAX_ARGUMENTS = 16 * 1024 * 1024
 
 _EVENT = MAX_TEXT // MAX_EVENTS
+_MOST = 2**53  # no count of tokens and no cost is larger; what is, would make sums and averages nonsense
 
 
 class Accumulator:
@@ -169,13 +170,18 @@ def _make_encodable(completion: Completion) -> None:
 def _check_numbers(completion: Completion, provider: str) -> None:
     usage, cost = completion.usage, completion.cost
     if usage is not None and not (
-        isinstance(usage, Usage) and isinstance(usage.prompt_tokens, int) and isinstance(usage.completion_tokens, int)
+        isinstance(usage, Usage) and _is_count(usage.prompt_tokens) and _is_count(usage.completion_tokens)
+        and _is_count(usage.cached_tokens) and _is_count(usage.reasoning_tokens)
     ):
         raise MalformedResponseError("the provider returned a usage that is no Usage of whole numbers",
                                      provider=provider, model=completion.model)
-    if not isinstance(cost, int | float | None):
-        raise MalformedResponseError("the provider returned a cost that is no number", provider=provider,
+    if cost is not None and not (isinstance(cost, int | float) and 0 <= cost < _MOST):
+        raise MalformedResponseError("the provider returned a cost that is no number from 0 on", provider=provider,
                                      model=completion.model)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < _MOST
 
 
 def _fault(event: object) -> str:

@@ -57,6 +57,7 @@ class ProviderConfig(_Settings):
     caps one attempt at this provider, streams included; ``None`` leaves it to ``Timeouts``. ``weight`` and
     ``priority`` (lower first) are read by the strategies of the same names. ``None`` of a limit means no limit.
     Prices are USD per million tokens, ``None`` for unknown; cached input without a price of its own costs as input.
+    ``engine`` is what carries HTTP; ``None``: the fast one where it is installed, unless a client was given.
     """
 
     model_config = ConfigDict(frozen=False, validate_assignment=True, protected_namespaces=())
@@ -70,6 +71,7 @@ class ProviderConfig(_Settings):
     max_retries: int | None = Field(default=None, ge=0, le=10)
     verify_ssl: bool = True
     ca_bundle: str | None = None
+    engine: Literal["fast", "httpx"] | None = None
     scope: str | None = None
     folder_id: str | None = None
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -158,9 +160,10 @@ class RetryPolicy(_Settings):
     """Retry in place: at most ``max_retries`` further attempts at the same provider, full jitter between them.
 
     The n-th wait is drawn from ``U(0, min(max_delay, base_delay * 2**(n-1)))`` seconds (Brooker, "Exponential Backoff
-    And Jitter"); Retry-After replaces it. ``patience``: how long a Retry-After, in seconds, is waited for in place
-    although another provider could answer now. In an outage each provider is retried at most
-    ``budget_floor + budget_ratio * calls`` times, counted over the last ten seconds (Finagle's retry budget).
+    And Jitter"); Retry-After replaces it. ``patience``: how long a Retry-After, in seconds, is waited for in place;
+    a longer one is a pause, after which the provider may be asked again, within ``max_retries`` too. In an outage each
+    provider is retried at most ``budget_floor + budget_ratio * calls`` times, counted over the last ten seconds
+    (Finagle's retry budget).
     """
 
     max_retries: int = Field(default=2, ge=0, le=10)

@@ -15,7 +15,9 @@ from orchestrator.providers._failure import clean
 from orchestrator.providers._json import UnreadableError, read_json
 from orchestrator.providers._limits import LIMITS, WireLimits
 
-__all__ = ["Source", "arguments_object", "count", "described_schema", "function", "speaker_name", "tool_name"]
+__all__ = [
+    "Source", "arguments_object", "count", "described_schema", "function", "odd_arguments", "speaker_name", "tool_name",
+]
 
 
 _NO_PARAMETERS = {"type": "object", "properties": {}}
@@ -87,6 +89,21 @@ def arguments_object(call: ToolCall, where: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise InvalidRequestError(f"{where}: the arguments of the call of {call.name!r} are no JSON object")
     return arguments
+
+
+def odd_arguments(messages: Sequence[Message]) -> str | None:
+    """The call whose arguments these dialects cannot carry, as they are no JSON object, or None.
+
+    Models do write such calls, and other providers carry any text.
+    """
+    for index, message in enumerate(messages):
+        for number, call in enumerate(message.tool_calls):
+            where = f"messages[{index}].tool_calls[{number}]"
+            try:
+                arguments_object(call, where)
+            except InvalidRequestError:
+                return f"{where}.function.arguments"
+    return None
 
 
 def tool_name(message: Message, where: str, names: Mapping[str, str]) -> str:

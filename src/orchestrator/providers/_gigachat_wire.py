@@ -30,6 +30,7 @@ from orchestrator.providers._conversation import (
     count,
     described_schema,
     function,
+    odd_arguments,
     speaker_name,
     tool_name,
 )
@@ -57,7 +58,7 @@ def refused_field(request: Request) -> str | None:
             return f"messages[{index}].role"
         if len(message.tool_calls) > 1:
             return f"messages[{index}].tool_calls"
-    return speaker_name(messages)
+    return speaker_name(messages) or odd_arguments(messages)
 
 
 def encode(request: Request, *, model: str, stream: bool, extra: Mapping[str, Any]) -> dict[str, Any]:

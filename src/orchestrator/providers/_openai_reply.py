@@ -31,6 +31,11 @@ from orchestrator.providers._json import UnreadableError, read_json
 from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._sse import SSEDecoder
 
+try:
+    from orchestrator.providers._pieces import usual_piece
+except ModuleNotFoundError:  # msgspec, of the extra `fast`
+    usual_piece = None  # type: ignore[assignment]
+
 __all__ = ["Reply"]
 
 _REASONS: dict[str, FinishReason] = {
@@ -41,6 +46,7 @@ _FAILURES: dict[str, type[ProviderError]] = {
     "error": ServerError, "abort": ServerError,
     "aborted": OverloadedError, "insufficient_system_resource": OverloadedError,
 }
+_LONG = 2**20  # characters; what is longer is counted
 _MOST = 2**53  # no count of tokens and no cost is larger; what is, is nonsense
 
 
@@ -84,6 +90,11 @@ class Reply:
         if data.startswith("[DONE]"):
             self.done = self.complete = True
             return self._rest()
+        if usual_piece is not None and not self._halves.held and (piece := usual_piece(data)) is not None:
+            self._has_choice = True
+            if piece.model:
+                self._model = piece.model
+            return [TextDelta(piece.choices[0].delta.content)]
         try:
             payload = read_json(data, self._limits)
         except UnreadableError as exc:
@@ -115,7 +126,13 @@ class Reply:
 
     def completion(self, payload: object) -> Completion:
         """The whole reply."""
-        completion = self._gathered(self.events(payload))
+        events = self.events(payload)
+        text, end = events[0], events[-1]
+        if len(events) == 2 and isinstance(text, TextDelta) and isinstance(end, Finished) and len(text.text) < _LONG:
+            completion = end.completion  # what gathering comes to
+            completion.text = text.text
+        else:
+            completion = self._gathered(events)
         completion.raw = payload
         return completion
 
@@ -175,7 +192,7 @@ class Reply:
         reason = choice.get("finish_reason")
         message = choice.get(key, choice.get("message"))
         self._has_choice = True
-        if reason is not None:
+        if reason and reason != "null":  # servers that cannot leave it out say "" or "null" in every piece but the last
             # First: what comes with content_filter is no continuation of the answer (Yandex sends a replacement).
             self._end(reason)
         if message is None:

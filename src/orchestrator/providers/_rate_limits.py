@@ -73,7 +73,10 @@ def _told(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _scarcest(rows: Iterable[_Names], told: Mapping[str, str], headers: Mapping[str, str]) -> Quota | None:
     """Of limits that hold side by side, the one with the least left."""
-    left = [(remaining, names) for names in rows if (remaining := _count(told.get(names.remaining))) is not None]
+    left = [
+        (remaining, names) for names in rows if (remaining := _count(told.get(names.remaining))) is not None
+        and _count(told.get(names.limit)) != 0  # it has just answered: a limit of nothing is none
+    ]
     if not left:
         return None
     remaining, names = min(left)

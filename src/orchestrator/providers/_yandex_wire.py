@@ -28,6 +28,7 @@ from orchestrator.providers._conversation import (
     count,
     described_schema,
     function,
+    odd_arguments,
     speaker_name,
     tool_name,
 )
@@ -61,7 +62,7 @@ def refused_field(request: Request) -> str | None:
     params = request.params
     if params is not None and params.temperature is not None and params.temperature > 1:
         return "temperature"
-    return speaker_name(request.messages)
+    return speaker_name(request.messages) or odd_arguments(request.messages)
 
 
 def encode(request: Request, *, uri: str, stream: bool, extra: Mapping[str, Any]) -> dict[str, Any]:

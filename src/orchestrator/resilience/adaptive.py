@@ -38,7 +38,6 @@ class AdaptiveLimit:
         self._backoff = policy.adaptive_backoff
         self._latency = policy.adaptive_latency
         self._lowest = float(policy.adaptive_min)
-        self._highest = inf
         self._decreased_at = -inf
         self._refused_at = inf  # the limit at the last decrease
         self.limit = float(policy.adaptive_initial)

@@ -69,7 +69,7 @@ class BreakerOpenError(CircuitBreakerError, CircuitOpenError):  # type: ignore[m
 
     async def sleep_until_open(self) -> None:
         """Sleep for ``time_remaining``."""
-        await asyncio.sleep(max(0.0, self._until - self._clock()))
+        await asyncio.sleep(self._until - self._clock())
 
 
 class _Call:

@@ -26,7 +26,7 @@ class Breaks:
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self.last_resort_at = inf
+        self.last_resort_at: float
         self.forget()
 
     def forget(self) -> None:

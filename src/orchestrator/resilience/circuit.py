@@ -66,9 +66,9 @@ class Circuit(ABC):
         self._closed_at = 0.0
         self._reason: str | None = None
         self._refused = False  # the key: why it opened
-        self._until = inf  # clock time at which the break, or the ramp, is over
+        self._until: float  # clock time at which the break, or the ramp, is over
         self._probes: dict[Permit, None] = {}  # under way, the oldest first
-        self._passed = 0  # probes that succeeded
+        self._passed: int  # probes that succeeded
         self._news: deque[Callable[[], object]] = deque()
         self._publishing = False
         self._set_phase("closed" if policy.enabled else "disabled")
@@ -328,8 +328,9 @@ class Circuit(ABC):
         limit = self.policy.slow_call
         return limit is not None and duration > limit
 
+    @abstractmethod
     def _count_in_row(self, failures: int) -> None:
-        self._failures_in_row = failures
+        """So many failures in a row now."""
 
     # ------------------------------------------------------------------ transitions
 

@@ -139,6 +139,17 @@ class Limits:
             wait = max(wait, self._learnt_tokens.wait_time(at, max(tokens, 1)))
         return wait
 
+    def room(self, at: float) -> float:
+        """How many leases may be had now, as far as their tokens allow; ``inf`` for any number."""
+        concurrency = self._concurrency if self._adaptive is None else self._adaptive.limit
+        room = inf if concurrency is None else concurrency - self._in_use
+        if self._rpm is not None:
+            self._until_callable(at, self._rpm)
+            room = min(room, self._rpm - len(self._calls))
+        if self._learnt_requests is not None:
+            room = min(room, self._learnt_requests.room(at))
+        return room
+
     def acquire(self, at: float, tokens: int = 0) -> Lease:
         """Take a lease for a call of about so many tokens."""
         lease = Lease(self, at, tokens)
@@ -187,7 +198,7 @@ class Limits:
         if report.requests is not None:
             if self._learnt_requests is None:
                 self._learnt_requests = LearntQuota()
-            self._learnt_requests.report(report.requests, at, max(self._in_use - 1, 0))
+            self._learnt_requests.report(report.requests, at, self._in_use - 1)
         if report.tokens is not None:
             if self._learnt_tokens is None:
                 self._learnt_tokens = LearntQuota()
@@ -227,14 +238,13 @@ class Limits:
             oldest = charges.popleft()
             self._spent -= oldest.charged or 0
             oldest.charged = None
-        left = self._spent
-        if left <= max(room, 0):
-            return 0.0
+        left, wait = self._spent, 0.0
         for lease in charges:
-            left -= lease.charged or 0
             if left <= max(room, 0):
-                return lease.at + MINUTE - at
-        return 0.0
+                break
+            left -= lease.charged or 0
+            wait = lease.at + MINUTE - at
+        return wait
 
 
 def _used(lease: Lease, error: OrchestratorError | None) -> int:

@@ -79,11 +79,6 @@ class FairQueue(Generic[T]):
         """Those who wait for that provider, among others; who is to be served first comes first."""
         return self._claims.get(name, ())
 
-    def claimed(self, name: str, rank: Rank) -> bool:
-        """Whether somebody ahead of this rank waits for that provider."""
-        claims = self._claims.get(name)
-        return claims is not None and claims[0].rank < rank
-
     def length(self, name: str) -> int:
         """How many wait for that provider, among others."""
         return len(self._claims.get(name, ()))

@@ -25,12 +25,12 @@ class LearntQuota:
     __slots__ = ("_at", "_left", "_most", "_rate", "_until", "_whole")
 
     def __init__(self) -> None:
-        self._at = -inf
-        self._left = 0.0  # at `_at`
-        self._most = 0.0  # as reported, less only what was taken since
-        self._rate = 0.0  # per second
-        self._until = -inf
-        self._whole: int | None = None
+        self._until = -inf  # until then what the last report set is true:
+        self._at: float
+        self._left: float  # at `_at`
+        self._most: float  # as reported, less only what was taken since
+        self._rate: float  # per second
+        self._whole: int | None
 
     def report(self, quota: Quota, at: float, under_way: int) -> None:
         """Take a report; calls or tokens ``under_way`` may not be counted in it yet."""
@@ -55,6 +55,10 @@ class LearntQuota:
             return 0.0
         there_at = self._at + short / self._rate if self._rate else inf
         return max(min(there_at, self._until) - at, 0.0)
+
+    def room(self, at: float) -> float:
+        """How many are there now; ``inf`` when nothing is known."""
+        return self._now(at) if at < self._until else inf
 
     def take(self, amount: int) -> None:
         """A call takes so much."""

@@ -22,8 +22,8 @@ class RetryInPlace:
     """Decides whether and when the same provider is asked again.
 
     ``remaining()`` is the time left in seconds: a wait that would not end before it is refused, so that the request
-    can fail over instead of sleeping. ``others_in()`` is the time until another provider could be asked, ``inf`` for
-    never: a Retry-After longer than ``policy.patience`` is waited for only if it ends sooner.
+    can fail over instead of sleeping. So is a Retry-After longer than ``policy.patience``: it is waited for elsewhere,
+    where whoever is back sooner is asked.
     ``afford()`` takes a retry out of the provider's budget, if there is one left. ``on_retry(error, delay)`` is called
     before each wait.
     """
@@ -34,14 +34,12 @@ class RetryInPlace:
         *,
         random: Random,
         remaining: Callable[[], float],
-        others_in: Callable[[], float],
         afford: Callable[[], bool],
         on_retry: Callable[[OrchestratorError, float], None],
     ) -> None:
         self._policy = policy
         self._random = random
         self._remaining = remaining
-        self._others_in = others_in
         self._afford = afford
         self._on_retry = on_retry
         self._delay: float
@@ -65,7 +63,7 @@ class RetryInPlace:
         hint = error.retry_after
         if hint is None and error.retry is Retry.AFTER:
             return None
-        if hint is not None and hint > self._policy.patience and hint >= self._others_in():
+        if hint is not None and hint > self._policy.patience:
             return None
         delay = backoff_delay(self._policy, number, self._random) if hint is None else hint
         return delay if delay < self._remaining() else None

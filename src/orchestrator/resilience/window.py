@@ -28,7 +28,7 @@ class Window:
         self.turn = -inf
         self._slot = 0
         self._ring = [[0, 0, 0, 0] for _ in range(BUCKETS)]
-        self._bucket = self._ring[0]
+        self._bucket: list[int]  # set by `roll`
 
     def add(self, at: float, *, failed: bool = False, slow: bool = False) -> None:
         """Count the end of a call."""

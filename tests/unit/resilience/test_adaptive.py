@@ -66,12 +66,33 @@ def test_it_grows_slowly_next_to_the_last_refusal_and_freely_beyond():
     assert limit.limit == pytest.approx(before + 1 / before)
 
 
+def test_it_grows_slowly_only_within_one_call_of_the_last_refusal():
+    limit = adaptive(initial=30)
+    limit.dropped(0, 1)
+    while limit.limit < 28.5:
+        limit.answered(1, 2, 30, None)
+    before = limit.limit
+    limit.answered(1, 2, 30, None)
+    assert limit.limit == pytest.approx(before + 1 / before)
+
+
+def test_a_refusal_that_decreases_nothing_does_not_make_it_grow_slowly():
+    limit = adaptive(initial=4, min=4)
+    limit.dropped(0, 1)
+    limit.answered(1, 2, 4, None)
+    assert limit.limit == 4.25
+
+
 def test_a_late_first_token_counts_as_too_much():
     limit = adaptive(initial=10, latency=5.0)
     limit.answered(0, 5, 10, 5.0)
     assert limit.limit > 10
     limit.answered(0, 6, 10, 5.1)
     assert limit.limit < 10
+
+
+def test_without_a_bound_it_stays_within_a_thousand():
+    assert adaptive(initial=5000).limit == 1000
 
 
 def test_the_bound_holds_whatever_the_minimum_says():

@@ -10,7 +10,7 @@ from orchestrator.resilience.budget import TAU, RetryBudget
 
 def spent(budget: RetryBudget, at: float) -> int:
     count = 0
-    while budget.spend(at):
+    while count < 1000 and budget.spend(at):
         count += 1
     return count
 

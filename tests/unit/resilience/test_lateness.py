@@ -29,7 +29,7 @@ def test_first_tokens_and_whole_answers_are_told_apart():
 
 @pytest.mark.parametrize(("waits", "delay"), [
     ([1.0] * 90 + [2.0] * 10, 2.0),  # the 95th percentile
-    ([1.0] * 90 + [9.0] * 10, 3.0),  # three medians
+    ([0.5] * 40 + [1.0] * 50 + [9.0] * 10, 3.0),  # three medians
     ([0.01] * 100, 0.05),  # the least
 ], ids=["quantile", "median", "least"])
 def test_late_is_the_quantile_or_a_multiple_of_the_median_and_no_less_than_the_least(waits, delay):
@@ -46,6 +46,17 @@ def test_it_follows_a_provider_that_changes():
     for _ in range(2000):
         lateness.answered(2.0, streamed=True)
     assert lateness.delay(streamed=True) > 2
+
+
+def test_the_delay_is_found_anew_with_every_tenth_answer():
+    lateness = after([1.0] * 20)
+    for seconds in (2.0, 9.0):
+        delay = lateness.delay(streamed=True)
+        for _ in range(9):
+            lateness.answered(seconds, streamed=True)
+            assert lateness.delay(streamed=True) == delay
+        lateness.answered(seconds, streamed=True)
+        assert lateness.delay(streamed=True) > delay
 
 
 def test_losing_counts_only_when_it_was_late():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.core.limits import Quota, RateLimits
 from orchestrator.resilience.limits import Limits
-from orchestrator.resilience.quota import LONGEST
+from orchestrator.resilience.quota import LONGEST, LearntQuota
 
 
 def learnt(at=0.0, in_use=0, **report):
@@ -35,6 +35,11 @@ def test_tokens_that_are_left_are_measured_by_the_estimate():
     limits.release(lease, 1, tokens=30)
     assert limits.wait_time(1, 70) == 0
     assert limits.wait_time(1, 71) == 29
+
+
+def test_a_call_without_an_estimate_is_one_token():
+    assert learnt(tokens=Quota(1, reset=30)).wait_time(0) == 0
+    assert learnt(tokens=Quota(0, reset=30)).wait_time(0) == 30
 
 
 def test_a_call_gives_back_nothing_that_the_last_report_has_counted():
@@ -104,7 +109,7 @@ def test_more_left_than_the_limit_is_no_refilling():
 
 @pytest.mark.parametrize("reset", [86_400.0, float("inf"), 1e300])
 def test_no_report_shuts_a_provider_out_for_longer_than_it_is_believed(reset):
-    assert learnt(requests=Quota(0, reset=reset)).wait_time(0) == LONGEST
+    assert learnt(requests=Quota(0, reset=reset)).wait_time(0) == LONGEST == 120
 
 
 @pytest.mark.parametrize("reset", [None, -1.0, float("nan")])
@@ -112,6 +117,52 @@ def test_without_a_reset_it_is_looked_at_again_after_a_second(reset):
     limits = learnt(requests=Quota(0, reset=reset))
     assert limits.wait_time(0) == 1
     assert limits.wait_time(1) == 0
+
+
+@pytest.mark.parametrize(("reset", "wait"), [(0, 0), (0.5, 0.5)])
+def test_a_reset_within_the_second_is_believed(reset, wait):
+    assert learnt(requests=Quota(0, reset=reset)).wait_time(0) == wait
+    assert learnt(requests=Quota(0, limit=10, reset=reset, refills=True)).wait_time(0) == wait / 10
+
+
+@pytest.mark.parametrize(("remaining", "limit", "wait"), [(1, 1, 0), (0, 0, 30)])
+def test_however_small_a_limit_one_goes_when_the_whole_is_left(remaining, limit, wait):
+    assert learnt(tokens=Quota(remaining, limit, 30)).wait_time(0, 5) == wait
+
+
+def test_less_than_nothing_left_is_nothing():
+    assert learnt(requests=Quota(-5, limit=10, reset=10, refills=True)).wait_time(0) == 1
+
+
+def test_a_report_at_the_reset_of_the_last_one_begins_anew():
+    limits = learnt(tokens=Quota(100, reset=30))
+    limits.acquire(0, 80)
+    limits.learn(RateLimits(tokens=Quota(100, reset=30)), 30)
+    assert limits.wait_time(30, 100) == 0
+
+
+def test_a_call_begun_at_the_moment_of_a_report_may_be_counted_in_it():
+    quota = LearntQuota()
+    quota.report(Quota(60, reset=30), 1, 0)
+    quota.take(50)
+    quota.give_back(40, 1)
+    assert quota.told(1).remaining == 10
+
+
+def test_no_wait_is_negative():
+    quota = LearntQuota()
+    assert quota.wait_time(0, 1) == 0
+    quota.report(Quota(1, limit=10, reset=9, refills=True), 0, 0)
+    assert quota.wait_time(0, 1) == 0
+    assert quota.wait_time(5, 3) == 0
+
+
+def test_what_is_left_is_told_as_it_refills():
+    quota = LearntQuota()
+    quota.report(Quota(0, limit=10, reset=20, refills=True), 100, 0)
+    assert quota.told(104) == Quota(2, 10, 16, refills=True)
+    quota.take(5)
+    assert quota.told(104).remaining == 0
 
 
 def test_what_is_known_can_be_looked_at():

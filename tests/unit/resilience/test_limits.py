@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from math import inf
 
 import pytest
@@ -21,7 +22,7 @@ from orchestrator.core.errors import (
     Verdict,
 )
 from orchestrator.core.limits import Quota, RateLimits
-from orchestrator.resilience.limits import Limits
+from orchestrator.resilience.limits import Lease, Limits
 
 
 def config(**fields):
@@ -73,6 +74,21 @@ def test_calls_per_minute_are_free_again_a_minute_after_the_oldest():
     assert limits.wait_time(60) == 10
 
 
+def test_the_calls_of_the_last_minute_count_not_those_before():
+    limits = Limits(rpm=2)
+    limits.acquire(0)
+    limits.acquire(50)
+    assert limits.wait_time(61) == 0
+
+
+def test_the_end_of_a_call_may_make_room_only_for_tokens_it_was_estimated_to_use():
+    limits = Limits(tpm=100)
+    limits.release(limits.acquire(0, 0), 1)
+    assert not limits.wakes
+    limits.acquire(1, 1)
+    assert limits.wakes
+
+
 def test_tokens_per_minute_count_what_was_really_used():
     limits = Limits(tpm=100)
     for at, tokens in ((0, 60), (10, 60)):
@@ -115,6 +131,43 @@ def test_what_a_call_used_is_charged_to_the_minute_in_which_it_began():
     assert limits.wait_time(61, 51) == 60
 
 
+def test_calls_without_tokens_take_no_room_when_they_are_waited_for_nor_when_they_age():
+    limits = Limits(tpm=100)
+    limits.acquire(0)
+    limits.acquire(10, 60)
+    limits.acquire(20, 40)
+    assert limits.wait_time(30, 1) == 40
+    assert limits.wait_time(30, 60) == 40
+    assert limits.wait_time(80, 1) == 0
+    limits.acquire(80, 99)
+    assert limits.wait_time(80, 1) == 0
+    assert limits.wait_time(80, 2) == 60
+
+
+def test_a_call_without_an_estimate_takes_no_tokens_yet():
+    limits = Limits(tpm=1)
+    limits.acquire(0)
+    assert limits.wait_time(0, 1) == 0
+
+
+def test_at_first_no_call_is_under_way():
+    assert Limits.of(config(max_concurrency=1)).in_use == 0
+
+
+def test_a_call_as_large_as_the_whole_limit_waits_for_the_last_token():
+    limits = Limits(tpm=100)
+    limits.acquire(0, 1)
+    assert limits.wait_time(1, 100) == 59
+
+
+def test_no_more_is_remembered_than_a_minute_of_calls():
+    limits = Limits(tpm=100)
+    for at in range(1000):
+        limits.wait_time(at)
+        limits.release(limits.acquire(at), at, tokens=1)
+    assert sum(isinstance(found, Lease) and found.limits is limits for found in gc.get_objects()) <= 61
+
+
 def test_a_call_larger_than_the_whole_limit_goes_when_the_minute_is_empty():
     limits = Limits(tpm=100)
     limits.release(limits.acquire(0), 0, tokens=10)
@@ -139,6 +192,8 @@ def test_a_call_that_was_refused_costs_no_tokens(error):
     limits = Limits(tpm=100)
     limits.release(limits.acquire(0, 80), 1, error.verdict, error=error)
     assert limits.wait_time(1, 100) == 0
+    limits.acquire(1, 100)
+    assert limits.wait_time(1, 1) == 60
 
 
 @settings(max_examples=100, deadline=None)
@@ -180,6 +235,7 @@ def test_a_call_that_began_before_there_were_limits_gives_its_place_back():
     limits = Limits.of(config(max_concurrency=1, tpm_limit=100), in_use=1)
     assert limits.full
     limits.release(None, 5, tokens=80)
+    limits.release(None, 6)
     assert not limits.full
     assert limits.wait_time(5, 21) == 60
 
@@ -209,8 +265,29 @@ def test_a_cancelled_call_teaches_the_adaptive_limit_nothing():
         assert limits.concurrency == limit
 
 
+def test_an_answer_teaches_the_adaptive_limit():
+    limits = Limits.of(config(), policy=LimitPolicy(adaptive=True, adaptive_initial=1))
+    limits.release(limits.acquire(0), 1)
+    assert limits.concurrency == 2
+
+
 def test_the_configured_concurrency_bounds_the_adaptive_one():
     policy = LimitPolicy(adaptive=True)
     limits = Limits.of(config(max_concurrency=3), policy=policy)
     assert limits.concurrency == 3
     assert Limits.of(config(max_concurrency=2), before=limits, policy=policy).concurrency == 2
+
+
+def test_room_is_what_the_scarcest_of_its_limits_leaves():
+    assert Limits().room(0) == inf
+    limits = Limits(rpm=5, concurrency=4)
+    assert limits.room(0) == 4
+    leases = [limits.acquire(0) for _ in range(3)]
+    assert limits.room(0) == 1
+    for lease in leases:
+        limits.release(lease, 1)
+    assert limits.room(1) == 2
+    assert limits.room(60) == 4
+    limits.learn(RateLimits(requests=Quota(3, 100, 10)), 60)
+    assert limits.room(60) == 3
+    assert limits.room(70) == 4  # what was told is forgotten at its reset

@@ -21,16 +21,12 @@ def test_the_more_important_come_first_and_among_equals_the_older():
     assert queue.claims("b") == ()
 
 
-def test_a_claim_holds_against_those_behind_it_and_only_for_its_providers():
+def test_a_ticket_that_changes_its_mind_claims_only_what_it_wants_now():
     queue, (ticket,) = filled(9, (0, 5), names=("a", "b"))
-    assert queue.claimed("a", (0, 6))
-    assert queue.claimed("b", (1, 1))
-    assert not queue.claimed("a", (0, 4))
-    assert not queue.claimed("a", (0, 5))  # nor against itself
-    assert not queue.claimed("c", (0, 6))
+    assert queue.claims("b") == [ticket]
     queue.put(ticket, ("c",))
     assert queue.names == ("c",)
-    assert not queue.claimed("a", (0, 6))
+    assert queue.claims("a") == ()
 
 
 def test_the_last_in_order_finds_no_place_in_a_full_queue():
@@ -42,6 +38,20 @@ def test_the_last_in_order_finds_no_place_in_a_full_queue():
     assert queue.put(urgent, ("a",)) is last
     assert queue.tickets == [urgent, first]
     assert last.names == newcomer.names == ()
+
+
+def test_the_last_of_several_goes_and_never_for_an_equal():
+    queue, (*_, last) = filled(3, (0, 1), (0, 2), (0, 3))
+    twin = Ticket(last.rank)
+    assert queue.put(twin, ("a",)) is twin
+    assert queue.put(Ticket((-1, 4)), ("a",)) is last
+
+
+def test_of_equals_each_leaves_alone():
+    queue, tickets = filled(9, *[(0, 1)] * 3)
+    queue.remove(tickets[2])
+    queue.remove(tickets[1])
+    assert queue.tickets == [tickets[0]]
 
 
 def test_who_is_in_a_full_queue_keeps_its_place():

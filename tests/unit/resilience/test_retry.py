@@ -22,11 +22,13 @@ from orchestrator import (
 from orchestrator.core.clock import new_random
 from orchestrator.resilience.retry import RetryInPlace
 
+PATIENT = RetryPolicy(max_retries=3, patience=50)
 
-def make(policy=None, *, remaining=inf, others_in=inf, afford=lambda: True, seen=None):
+
+def make(policy=None, *, remaining=inf, afford=lambda: True, seen=None):
     return RetryInPlace(
-        policy or RetryPolicy(max_retries=3), random=new_random(1), remaining=lambda: remaining,
-        others_in=lambda: others_in, afford=afford,
+        policy or PATIENT, random=new_random(1), remaining=lambda: remaining,
+        afford=afford,
         on_retry=lambda error, delay: seen.append((error, delay)) if seen is not None else None,
     )
 
@@ -110,15 +112,12 @@ async def test_a_wait_that_ends_after_the_deadline_is_not_begun():
     assert await count_attempts(RateLimitError(retry_after=5), remaining=5.1) == 4
 
 
-async def test_a_long_retry_after_is_left_to_another_provider_where_there_is_one():
-    assert await count_attempts(RateLimitError(retry_after=5), others_in=0) == 1
-    assert await count_attempts(OverloadedError(retry_after=5), others_in=0) == 1
-    assert await count_attempts(RateLimitError(retry_after=5), others_in=4.9) == 1
-    assert await count_attempts(RateLimitError(retry_after=5), others_in=5) == 1
-    assert await count_attempts(RateLimitError(retry_after=5), others_in=5.1) == 4
-    patient = RetryPolicy(max_retries=3, patience=5)
-    assert await count_attempts(RateLimitError(retry_after=5), policy=patient, others_in=0) == 4
-    assert await count_attempts(RateLimitError(retry_after=0.2), others_in=0) == 4
+async def test_a_long_retry_after_is_not_waited_for_in_place():
+    usual = RetryPolicy(max_retries=3)
+    assert await count_attempts(RateLimitError(retry_after=0.25), policy=usual) == 4
+    assert await count_attempts(RateLimitError(retry_after=0.26), policy=usual) == 1
+    assert await count_attempts(OverloadedError(retry_after=0.26), policy=usual) == 1
+    assert await count_attempts(OverloadedError(retry_after=50.1)) == 1
 
 
 async def test_cancellation_while_waiting_ends_it():
