@@ -19,7 +19,7 @@ from orchestrator.cli._render import harmless
 from orchestrator.simulation import Run, Scenario, ScenarioError, simulate
 from orchestrator.simulation.assertion import Assertion
 from orchestrator.simulation.report import as_json, columns, document, page, rows
-from orchestrator.simulation.trace import load_traces
+from orchestrator.simulation.trace import traces_of
 
 __all__ = ["Outputs", "Plan", "Variant", "broken", "planned", "play", "run", "tables"]
 
@@ -104,10 +104,10 @@ def planned(
 def _read(file: Path, changes: Changes) -> Scenario:
     try:
         scenario = Scenario.load(file, changes=changes)
-        if scenario.trace is not None:
-            load_traces(scenario.trace)  # a fault in it is told now, not in the middle of the runs
+        traces_of(scenario)  # a fault in it is told now, not in the middle of the runs
     except OSError as error:
-        raise ScenarioError(f"{file.name}: {error.strerror}: {error.filename}") from error
+        other = f": {error.filename}" if error.filename != str(file) else ""  # the trace it names
+        raise ScenarioError(f"{file.name or file}: {error.strerror}{other}") from error
     except UnicodeDecodeError as error:
         raise ScenarioError(f"{file.name}: not UTF-8: {error.reason} at byte {error.start}") from error
     return scenario

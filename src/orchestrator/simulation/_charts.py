@@ -27,6 +27,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52.0, 526.0, 26.0, 296.0
 _ALIKE = 1.0  # points of answered requests within which strategies compete on cost and latency
 _SAME = 1.02  # of the least cost: below, there is nothing to choose
 _ROW = 24.0
+_WIDE = 1000.0  # so wide an image is scrolled on a small screen, not shrunk
 _BAR_LEFT = 190.0
 
 
@@ -46,10 +47,10 @@ class Line(NamedTuple):
 
 
 def drawing(width: float, height: float, label: str, *children: str) -> Markup:
-    """An image as wide as the page lets it be, with its name for those who do not see it."""
+    """An image as wide as the page lets it be, but legible, with its name for those who do not see it."""
     return element(
         "svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label,
-        style=f"max-width:{width:g}px",
+        style=f"max-width:{width:g}px", class_="wide" if width > _WIDE else None,
     )
 
 
@@ -150,7 +151,7 @@ def shares(line: Line, providers: Sequence[str]) -> Markup:
         share = (line.cell["share"].get(provider) or 0.0) * answered / 100
         if share <= 0:
             continue
-        parts += _segment(scale, begin, share, f"{provider}: {share:.1f} % of the requests", f"c{index % COLOURS}")
+        parts += _segment(scale, begin, share, f"{provider}: {share:.1f} % of the requests", f"p{index % COLOURS}")
         begin += share
     if answered < 100:
         parts += _segment(scale, begin, 100 - answered, f"no answer: {100 - answered:.2f} % of the requests", "none")

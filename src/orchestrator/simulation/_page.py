@@ -8,14 +8,26 @@ from typing import Any
 
 from orchestrator.simulation._charts import Line, distribution, frontier, shares
 from orchestrator.simulation._style import style
+from orchestrator.simulation._summary import summary_tables
 from orchestrator.simulation._svg import Markup, element
-from orchestrator.simulation._table import Column, best, columns, ordered, overview, strategy_kind
+from orchestrator.simulation._table import Column, best, columns, ordered, ranking, strategy_kind, verdict
 from orchestrator.simulation._timeline import STATES, breakers, timeline
 
 __all__ = ["page"]
 
 _AT_FIRST = 6  # strategies shown; the others are a click away
-_KINDS = {"own": "", "rival": "rival", "oracle": "oracle, no strategy: a bound"}
+_KINDS = {"own": "", "rival": "rival", "oracle": "oracle, no strategy: a yardstick"}
+_NOTES = {
+    "Latency distribution": "The further left a curve, the faster; one that ends below 100 % had errors.",
+    "Cost against p99 latency": "Lower left is better. Nobody beats the strategies on the dotted line in both. "
+                                "Hollow: answered over a point fewer requests than the best.",
+    "Timeline": "The bars on top say which provider was in trouble, and how; shaded below, while it lasted. "
+                "Grey: the warm-up. Rest the pointer on it for the figures of that time.",
+    "Breakers, over the same time": "When the router kept away from a provider (open), tried it (half-open), came back "
+                                    "in steps (ramp). A provider that is missing had its breaker closed throughout.",
+    "Who answered, percent of all requests": "Whether the load was shared, and how much still went to who was in "
+                                             "trouble.",
+}
 
 _READ = [
     ("answered, errors", "percent of the requests begun after the warm-up."),
@@ -53,7 +65,7 @@ def page(document: Mapping[str, Any], *, title: str = "Strategies compared") -> 
         "body",
         element("header", element("h1", title), element("p", _summed_up(document)), _how_to_read()),
         element("nav", element("ul", *links), aria_label="Scenarios") if len(links) > 1 else Markup(),
-        element("main", _overview(document) if len(links) > 1 else Markup(), *sections, _about(document)),
+        element("main", summary_tables(document) if len(links) > 1 else Markup(), *sections, _about(document)),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
@@ -83,26 +95,6 @@ def _about(document: Mapping[str, Any]) -> Markup:
     return element("section", element("h2", "The strategies"), element("dl", *parts))
 
 
-def _overview(document: Mapping[str, Any]) -> Markup:
-    scenarios = document["scenarios"]
-    names = ordered(document, {"cells": {name: None for each in scenarios.values() for name in each["cells"]}})
-    fair = [name for name in names if strategy_kind(document, name) != "oracle"]
-    told = [overview(scenario, fair) for scenario in scenarios.values()]
-    rows = [
-        element("tr", element("th", name, scope="row"), *(
-            element("td", texts.get(name, "–"), class_="best" if name in winners else None) for texts, winners in told
-        ))
-        for name in names
-    ]
-    titles = [element("th", element("a", name, href=f"#scenario-{n}"), scope="col") for n, name in enumerate(scenarios)]
-    head = element("thead", element("tr", element("th", "strategy", scope="col"), *titles))
-    caption = element("caption", "p99 latency in seconds, and errors from 0.05 % on. Bold: the best in its scenario, "
-                                 "among those with the fewest errors (within 0.1 points), oracles aside.")
-    table = element("table", caption, head, element("tbody", *rows), class_="overview")
-    scroll = element("div", table, class_="scroll", tabindex="0", role="region", aria_label="Overview")
-    return element("section", element("h2", "Overview"), scroll)
-
-
 def _section(document: Mapping[str, Any], name: str, scenario: Mapping[str, Any], place: int) -> Markup:
     lines = [
         Line(strategy, number, strategy_kind(document, strategy), scenario["cells"][strategy])
@@ -118,6 +110,7 @@ def _section(document: Mapping[str, Any], name: str, scenario: Mapping[str, Any]
         "section",
         element("h2", name, id=f"scenario-{place}"),
         element("p", scenario.get("description", ""), class_="about"), element("p", _facts(scenario), class_="facts"),
+        element("p", verdict(scenario, [line.name for line in lines if line.kind != "oracle"]), class_="verdict"),
         _table(lines, columns(scenario)),
         _switches(lines),
         element("div", *pair, class_="pair"),
@@ -136,8 +129,12 @@ def _facts(scenario: Mapping[str, Any]) -> str:
 
 
 def _figure(caption: str, drawn: Markup | None, otherwise: str) -> Markup:
-    inside = element("p", otherwise) if drawn is None else element("div", drawn, class_="scroll")
-    return element("figure", element("figcaption", caption), inside)
+    inside = [element("p", otherwise)] if drawn is None else [_note(caption), element("div", drawn, class_="scroll")]
+    return element("figure", element("figcaption", caption), *inside)
+
+
+def _note(caption: str) -> Markup:
+    return element("p", _NOTES[caption])
 
 
 def _table(lines: Sequence[Line], shown: Sequence[Column]) -> Markup:
@@ -157,12 +154,20 @@ def _table(lines: Sequence[Line], shown: Sequence[Column]) -> Markup:
             element("td", column.text(line.cell), class_="best" if line.name in winners[column] else None)
             for column in shown
         ))
-        for line in lines
+        for line in _ranked(lines)
     ]
     head = [element("tr", element("th", "strategy", scope="col", rowspan=2), *groups), element("tr", *titles)]
-    table = element("table", element("caption", "Bold: the best of its column, oracles aside."),
+    caption = "Fewest errors first (within 0.1 points alike), then by p99. Bold: the best of its column, oracles aside."
+    table = element("table", element("caption", caption),
                     element("thead", *head), element("tbody", *body))
     return element("div", table, class_="scroll", tabindex="0", role="region", aria_label="Figures by strategy")
+
+
+def _ranked(lines: Sequence[Line]) -> list[Line]:
+    """Best first, oracles last."""
+    named = {line.name: line for line in lines}
+    ranked = [named[name] for name in ranking({line.name: line.cell for line in lines})]
+    return sorted(ranked, key=lambda line: line.kind == "oracle")
 
 
 def _kind(line: Line) -> Markup:
@@ -208,14 +213,14 @@ def _breakers(lines: Sequence[Line], scenario: Mapping[str, Any]) -> Markup:
                 class_=f"k{line.number}")
         for line, picture in drawn
     ]
-    note = element("p", "What is missing here has no breaker, or had it closed throughout.")
-    return element("figure", element("figcaption", "Breakers, over the same time"), element("p", *key, class_="key"),
-                   *rows, note)
+    caption = "Breakers, over the same time"
+    return element("figure", element("figcaption", caption), _note(caption), element("p", *key, class_="key"), *rows)
 
 
 def _shares(lines: Sequence[Line], providers: Sequence[str]) -> Markup:
-    caption = element("figcaption", "Who answered, percent of all requests")
-    return element("figure", caption, element("p", *_provider_key(providers), class_="key"), *(
+    caption = "Who answered, percent of all requests"
+    key = element("p", *_provider_key(providers), class_="key")
+    return element("figure", element("figcaption", caption), _note(caption), key, *(
         element("div", element("p", _swatch(line), line.name), shares(line, providers),
                 class_=f"share-row k{line.number}")
         for line in lines
@@ -224,7 +229,7 @@ def _shares(lines: Sequence[Line], providers: Sequence[str]) -> Markup:
 
 def _provider_key(providers: Sequence[str]) -> Iterator[Markup]:
     for index, name in enumerate(providers[:20]):
-        yield element("span", element("i", class_=f"share c{index % 10}"), name)
+        yield element("span", element("i", class_=f"share p{index % 10}"), name)
     if len(providers) > 20:
         yield element("span", f"and {len(providers) - 20} more")
     yield element("span", element("i", class_="share none"), "no answer")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["style"]
+__all__ = ["COLOURS", "STATES", "style"]
 
-# Ten colours that stay apart for those who see few of them; the second of each pair is for dark pages.
-_COLOURS = (
-    ("#0b62b5", "#6cb6ff"), ("#c2410c", "#ff9e64"), ("#0f7a4f", "#4ade9a"), ("#a3258f", "#f08be0"),
-    ("#8a6100", "#e8c04a"), ("#0e7490", "#5bd3ea"), ("#b3192d", "#ff8a93"), ("#5b3fc4", "#b3a1ff"),
-    ("#55700a", "#b9d65a"), ("#5f5f68", "#c3c3cc"),
+# Ten colours of strategies, the second of each pair for dark pages: any two are 20 apart or more in CIELAB, as they are
+# and as protanopes, deuteranopes and tritanopes see them (Machado et al. 2009), and at least 3:1 from the paper.
+COLOURS = (
+    ("#0b62b5", "#6cb6ff"), ("#ff5500", "#ff8000"), ("#491212", "#d4bda5"), ("#8f1fff", "#775cff"),
+    ("#c0877c", "#bdf584"), ("#00a1c2", "#b6688f"), ("#97230c", "#ec1337"), ("#402956", "#9c68b6"),
+    ("#0000a3", "#499756"), ("#974963", "#ffff5c"),
 )
-_STATES = {
-    "open": ("#c6283a", "#e5606d"), "half-open": ("#d98a00", "#f0b429"), "ramp": ("#8aa60a", "#c0d84f"),
-    "isolated": ("#6d28a8", "#b68af0"), "disabled": ("#777777", "#999999"),
+STATES = {
+    "open": ("#b0182b", "#e5505e"), "half-open": ("#f2a33a", "#f0b429"), "ramp": ("#5aa9e6", "#7cc4ff"),
+    "isolated": ("#5b21a0", "#a974f5"), "disabled": ("#777777", "#8f8f8f"),
 }
+# Of providers: light, so that nobody takes them for strategies, with dark text on them on either page.
+_PROVIDERS = (
+    "#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00", "#dddddd", "#b9a0d0",
+)
 _COMMON = """
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 1180px; padding: 1.5rem; font: 15px/1.5 system-ui, sans-serif;
@@ -28,16 +33,20 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem }
 dt { font-weight: 600 }
 dd { margin: 0 }
 .about { margin: 0 }
+.verdict { margin: .2rem 0 .9rem; font-weight: 600 }
 .facts, small, caption, figure > p { color: var(--soft); font-size: .85rem; margin: .1rem 0 .8rem; font-weight: 400 }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .85rem }
 caption { caption-side: bottom; text-align: left; margin: 0; padding-top: .3rem }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap }
 thead th { vertical-align: bottom; color: var(--soft); font-weight: 600; white-space: normal }
-th[scope=colgroup] { text-align: center }
-th[scope=row], thead th:first-child[rowspan] { text-align: left }
+th[scope=colgroup] { text-align: center; white-space: nowrap }
+th[scope=row], thead tr:first-child th:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--paper) }
 td.best { font-weight: 700; color: var(--good) }
-table.overview td { white-space: normal; min-width: 5.5rem }
+table.overview td small { display: block; margin: 0 }
+.best small { color: inherit; font-weight: 400 }
+table.overview thead th { max-width: 7rem }
 fieldset { border: 1px solid var(--rule); border-radius: 6px; margin: 1rem 0; padding: .3rem .8rem;
   background: var(--paper); display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; position: sticky; top: 0; z-index: 1 }
 legend { font-size: .8rem; color: var(--soft); padding: 0 .4rem }
@@ -47,6 +56,7 @@ figcaption { font-weight: 600; margin-bottom: .3rem }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 0 1.5rem }
 svg { display: block; width: 100%; height: auto }
 svg[role=img] { min-width: 480px; font-size: 11.5px }
+svg[role=img].wide { min-width: 860px }
 svg.swatch { display: inline-block; width: 26px; height: 10px; margin: 0 .4rem; vertical-align: middle }
 svg text { fill: var(--soft); font-family: system-ui, sans-serif }
 svg text.label { fill: var(--ink) }
@@ -69,8 +79,10 @@ line.slo { stroke: var(--ink); stroke-dasharray: 2 3 }
 .span { stroke: none }
 .episode { fill: var(--trouble); background: var(--trouble) }
 .closed { fill: var(--rule); background: var(--rule) }
-.share { fill: var(--c); background: var(--c); stroke: var(--paper); stroke-width: 1 }
+.share { stroke: var(--paper); stroke-width: 1 }
 .share.none { fill: var(--none); background: var(--none) }
+svg .share + text.inside { fill: #1b1d22 }
+svg .share.none + text.inside { fill: var(--paper) }
 .key span { display: inline-block; margin-right: 1rem }
 .key i { display: inline-block; width: 14px; height: 10px; margin-right: .35rem; border: 1px solid var(--soft) }
 .share-row { display: grid; grid-template-columns: minmax(9rem, 15rem) 1fr; align-items: center }
@@ -101,8 +113,9 @@ _DARK = {
 
 def style(strategies: int) -> str:
     """The sheet, with a switch for so many strategies: ``.tN`` unchecked hides the ``.kN`` of its section."""
-    hues = "".join(f".c{n} {{ --c: var(--c{n}) }}\n" for n in range(len(_COLOURS)))
-    states = "".join(f".{name} {{ fill: var(--{name}); background: var(--{name}) }}\n" for name in _STATES)
+    hues = "".join(f".c{n} {{ --c: var(--c{n}) }}\n" for n in range(len(COLOURS)))
+    hues += "".join(f".p{n} {{ fill: {hue}; background: {hue} }}\n" for n, hue in enumerate(_PROVIDERS))
+    states = "".join(f".{name} {{ fill: var(--{name}); background: var(--{name}) }}\n" for name in STATES)
     switches = "".join(
         f"section:has(.t{n}:not(:checked)) .k{n} {{ display: none }}\n" for n in range(strategies)
     )
@@ -112,6 +125,6 @@ def style(strategies: int) -> str:
 
 
 def _variables(index: int, others: dict[str, str]) -> str:
-    values = {f"c{n}": pair[index] for n, pair in enumerate(_COLOURS)}
-    values |= {name: pair[index] for name, pair in _STATES.items()} | others
+    values = {f"c{n}": pair[index] for n, pair in enumerate(COLOURS)}
+    values |= {name: pair[index] for name, pair in STATES.items()} | others
     return "; ".join(f"--{name}: {value}" for name, value in values.items())

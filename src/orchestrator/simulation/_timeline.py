@@ -44,7 +44,9 @@ def timeline(lines: Sequence[Line], scenario: Mapping[str, Any]) -> Markup:
         parts += _episodes(x, _TOP + row * _ROW, provider, spans)
     answered = {line.number: buckets(_of(line, "answered"), duration) for line in lines}
     slow = {line.number: _of(line, "p95") for line in lines}
-    panels = [("answered per second, by the time of the call", answered, False)]
+    alike = len(lines) > 1 and len({tuple(rates) for rates in answered.values()}) == 1
+    same = " (the same under all strategies)" if alike else ""
+    panels = [(f"answered per second, by the time of the call{same}", answered, False)]
     if any(value is not None for values in slow.values() for value in values):
         panels.append(("p95 of those answers, s (logarithmic)", slow, True))
     first = _TOP + len(befallen) * _ROW + _BETWEEN

@@ -31,6 +31,7 @@ SILENT_FOR = 600.0  # seconds after which a silent connection breaks, for caller
 _CUT_AT = 100.0  # times the least factor: the longest of a Pareto tail
 _CUT = 7  # which draw
 _LEVEL = LEVELS - 1
+_LOW, _HIGH = 0xFFFFFF, 16777216.0
 _ATTEMPT = 0xD1B54A32D192ED03  # odd, and nothing like STEP: repeated calls must not meet another provider's luck
 
 
@@ -68,7 +69,9 @@ class Nature:
         self._rates = log_normal(rate.median_tps, rate.sigma)
         self._tail_from = 1.0 - first.tail_share
         self._diurnal = model.diurnal
+        self._changes = bool(self._slows or self._diurnal)
         self._plain = not (self._fails or self._slows or model.error_share or (trace and not trace.always_ok))
+        self._calm = not (self._fails or self._slows or trace)  # errors at any time alike, and nothing else
         self._even = self._plain and not (
             first.tail_share or trace or self._diurnal or model.cut_share or self._interruptions
         )
@@ -81,6 +84,9 @@ class Nature:
         """How a call that comes at this time fails, whatever the load; None when it does not."""
         if self._plain:
             return None
+        if self._calm:
+            fails = ((luck & _LOW) + 0.5) / _HIGH < self.model.error_share
+            return Failure(500, self.model.error_after_s) if fails else None
         for begins, ends, episode in self._fails:
             if begins <= at < ends and (failure := _failing(episode, at)) is not None:
                 return failure
@@ -88,7 +94,7 @@ class Nature:
         for begins, ends, brown_out in self._slows:
             if begins <= at < ends:
                 share = max(share, brown_out.error_share)
-        event = uniforms(luck)[2]
+        event = ((luck & _LOW) + 0.5) / _HIGH  # the third of ``uniforms``, for which alone every call would pay thrice
         if event < share:
             return Failure(500, self.model.error_after_s)
         if self.trace is not None:
@@ -102,14 +108,14 @@ class Nature:
         first, rate = self._firsts[luck >> 52], self._rates[(luck >> 24) & _LEVEL]
         if self._even:
             return Service(first, first + tokens / rate)
-        event = uniforms(luck)[2]
+        event = ((luck & _LOW) + 0.5) / _HIGH
         if event > self._tail_from:
             first *= self._tail(event)
         if self.trace is not None:
             timing = self.trace.at(at, event)
             first = first if timing.first_token is None else timing.first_token
             rate = timing.rate or rate
-        slower = self.slowness(at)
+        slower = self.slowness(at) if self._changes else 1.0
         first *= slower
         total = first + tokens / rate * slower
         if self.model.cut_share or self._interruptions:

@@ -22,7 +22,7 @@ from orchestrator.simulation.world import ModelledProvider, World
 __all__ = ["OBJECTIVES", "Foresight", "Objective", "Oracle", "oracle", "regret"]
 
 Objective = Literal["first_token", "latency", "cost"]
-Foresight = Literal["luck", "state"]
+Foresight = Literal["luck", "state", "average"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 _MILLION = 1e6
@@ -65,6 +65,11 @@ class Oracle:
     prompt cache, cold start), but not the luck of the single call, and takes each call for one of median luck. No
     router can know that luck: of four like providers, the clairvoyant has the best of four draws. What a router can be
     blamed for is its distance to this one, which bounds nothing by proof.
+
+    ``foresight="average"`` knows the same, but not how long an answer will be, and takes each for one as long as those
+    before it were on average. With a bound on the time it asks what ``LowestCost(seconds=slo_s)`` asks: who is the
+    cheapest that would answer an average request in time? One that knows the lengths leaves the short answers to the
+    slow and cheap.
     """
 
     def __init__(self, world: World, objective: Objective = "first_token", foresight: Foresight = "luck") -> None:
@@ -74,6 +79,7 @@ class Oracle:
         self._slo = world.scenario.slo_s or inf
         self._objective = objective
         self._lucky = foresight == "luck"
+        self._average = _Average() if foresight == "average" else None
         self._books = [_Book(provider) for provider in world.providers]
 
     async def complete(
@@ -128,10 +134,11 @@ class Oracle:
     async def _planned(self, job: Job, began: float, deadline: float) -> ModelledProvider | None:
         """Who gets it, the place booked and its time come; None when nobody can answer in time."""
         now = asyncio.get_running_loop().time()
+        written = job.completion_tokens if self._average is None else self._average.before(job)
         chosen: tuple[_Book, _Plan] | None = None
         least = inf, inf
         for book in self._books:
-            plan = book.plan(job, now) if self._lucky else book.plan(job, now, _MEDIAN)
+            plan = book.plan(job, now) if self._lucky else book.plan(job, now, _MEDIAN, written)
             if plan is not None and plan.ends <= deadline:
                 value = self._value(plan, began)
                 if value < least:
@@ -155,6 +162,23 @@ class Oracle:
         return plan.cost - _MILLION, plan.ends  # whatever it costs, it is in time, and that goes first
 
 
+class _Average:
+    """How long answers were."""
+
+    def __init__(self) -> None:
+        self._total = self._count = 0
+        self._newest = -1
+
+    def before(self, job: Job) -> int:
+        """Tokens, on average of the requests before this one; those of the first are its own."""
+        average = round(self._total / self._count) if self._count else job.completion_tokens
+        if job.number > self._newest:  # not when it is planned again
+            self._newest = job.number
+            self._total += job.completion_tokens
+            self._count += 1
+        return max(1, average)
+
+
 class _Book:
     """What is promised of one provider: until when each of its places is taken, and what is left of its quotas."""
 
@@ -169,12 +193,13 @@ class _Book:
         self._input, self._output = prices.input / _MILLION, prices.output / _MILLION
         self._cached = self._input if prices.cached_input is None else prices.cached_input / _MILLION
 
-    def plan(self, job: Job, now: float, luck: int | None = None) -> _Plan | None:
+    def plan(self, job: Job, now: float, luck: int | None = None, written: int | None = None) -> _Plan | None:
         """What a call would come to that begins as soon as there is a place; None if no answer comes of it.
 
-        ``luck`` stands in for the call's own.
+        ``luck`` stands in for the call's own, ``written`` for the tokens of its answer.
         """
-        nature, size = self.provider.nature, job.prompt_tokens + job.completion_tokens
+        written = job.completion_tokens if written is None else written
+        nature, size = self.provider.nature, job.prompt_tokens + written
         if size > self._window:
             return None
         begins = at = self._begins(now, size)
@@ -183,19 +208,19 @@ class _Book:
             drawn = nature.luck(job, attempt) if luck is None else luck
             failure = nature.failure(drawn, at)
             if failure is None:
-                return self._answer(job, drawn, begins, at)
+                return self._answer(job, drawn, begins, at, written)
             at += failure.after
         return None
 
-    def _answer(self, job: Job, luck: int, begins: float, at: float) -> _Plan | None:
+    def _answer(self, job: Job, luck: int, begins: float, at: float, written: int) -> _Plan | None:
         provider = self.provider
         provider.busy += 1  # what the provider itself would begin, were this call admitted
-        visit = provider._begin(job, job.completion_tokens, luck, at)  # noqa: SLF001  # two halves of one world
+        visit = provider._begin(job, written, luck, at)  # noqa: SLF001  # two halves of one world
         provider.busy -= 1
         if visit.broken:
             return None
         cost = (job.prompt_tokens - visit.cached) * self._input + visit.cached * self._cached
-        cost += job.completion_tokens * self._output
+        cost += written * self._output
         return _Plan(begins, at + visit.service.first_token, visit.ends, cost, fails=at > begins)
 
     def take(self, until: float, now: float, job: Job) -> None:

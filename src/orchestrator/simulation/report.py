@@ -12,7 +12,7 @@ from orchestrator.simulation.run import ANSWERED, Run
 from orchestrator.simulation.scenario import Scenario
 from orchestrator.simulation.summary import quantile
 
-__all__ = ["QUANTILES", "Column", "as_json", "cell", "columns", "document", "page", "rows"]
+__all__ = ["QUANTILES", "Column", "as_json", "cell", "columns", "document", "p95_over", "page", "rows"]
 
 QUANTILES = (*(round(n / 40, 3) for n in range(40)), 0.99, 0.995, 0.999, 1.0)
 BINS = 60  # of a timeline
@@ -95,17 +95,34 @@ def _quantiles(run: Run, values: Sequence[float], since: float) -> list[float | 
 
 
 def _timeline(run: Run) -> dict[str, Any]:
+    requests = run.requests
     failed = [0] * BINS
+    for at, outcome in zip(requests.begun, requests.outcome, strict=True):
+        if outcome != ANSWERED:
+            failed[_part(run, at)] += 1
+    return {
+        "answered": [len(each) for each in _by_part(run)],
+        "failed": [[part, count] for part, count in enumerate(failed) if count],
+        "p95": p95_over(run),
+    }
+
+
+def p95_over(run: Run, digits: int = _DIGITS) -> list[float | None]:
+    """Seconds: p95 of the answers to requests begun in each of ``BINS`` equal parts of the run; None without any."""
+    return [
+        None if (p95 := quantile(sorted(each), 0.95)) is None else round(p95, digits) for each in _by_part(run)
+    ]
+
+
+def _by_part(run: Run) -> list[list[float]]:
+    """The latencies of the answers."""
     latencies: list[list[float]] = [[] for _ in range(BINS)]
     requests = run.requests
-    for number, at in enumerate(requests.begun):
-        part = min(int(at / run.duration_s * BINS), BINS - 1)
-        if requests.outcome[number] == ANSWERED:
-            latencies[part].append(requests.latency[number])
-        else:
-            failed[part] += 1
-    return {
-        "answered": [len(each) for each in latencies],
-        "failed": [[part, count] for part, count in enumerate(failed) if count],
-        "p95": [quantile(sorted(each), 0.95) for each in latencies],
-    }
+    for at, latency, outcome in zip(requests.begun, requests.latency, requests.outcome, strict=True):
+        if outcome == ANSWERED:
+            latencies[_part(run, at)].append(latency)
+    return latencies
+
+
+def _part(run: Run, at: float) -> int:
+    return min(int(at / run.duration_s * BINS), BINS - 1)

@@ -121,11 +121,14 @@ def _change(data: dict[str, Any], name: str, value: Any, source: str) -> None:  
     place: Any = data
     for table in tables:
         if isinstance(place, list):
+            known = [str(item["name"]) for item in place if isinstance(item, dict) and "name" in item]
             place = next((item for item in place if isinstance(item, dict) and item.get("name") == table), None)
         elif isinstance(place, dict):
+            known = []
             place = place.setdefault(table, {})
         if not isinstance(place, dict | list):
-            raise ScenarioError(f"{source}: {name}: there is no {table!r} to change")
+            hint = f"; known: {', '.join(known)}" if known else ""
+            raise ScenarioError(f"{source}: {name}: there is no {table!r} to change{hint}")
     if not isinstance(place, dict):
         raise ScenarioError(f"{source}: {name}: say which one by its name")
     place[field] = value
@@ -133,10 +136,13 @@ def _change(data: dict[str, Any], name: str, value: Any, source: str) -> None:  
 
 def _lines(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     """One line per fault: the table and the field as they stand in the file, then what is wrong."""
+    faults = error.errors(include_url=False)
+    inside = {fault["loc"][:1] for fault in faults if len(fault["loc"]) > 1}
     return [
         f"{place}: {fault['msg'].removeprefix('Value error, ')}" if (place := _place(fault["loc"], data))
         else fault["msg"].removeprefix("Value error, ")
-        for fault in error.errors(include_url=False)
+        for fault in faults
+        if not (fault["type"] == "too_short" and fault["loc"] in inside)  # none is left of those just told of
     ]
 
 

@@ -1,4 +1,4 @@
-"""Recorded timings instead of drawn ones: a JSONL file, one call per line, from logs or any OpenTelemetry export.
+"""Recorded timings instead of drawn ones: a JSONL file, one call per line.
 
 ::
 
@@ -7,9 +7,8 @@
 
 ``at`` is when the call began, in seconds on any clock (Unix time will do); ``first_token`` and ``duration`` are seconds
 from there. ``first_token`` may be null or missing (a plain call), then it is drawn from the model. ``ok`` is true by
-default; a call that was not ok fails with 500 after its duration. From OpenTelemetry's GenAI spans: start time,
-``gen_ai.provider.name`` (or whatever names the deployment), the time of the first token where there is an event or a
-metric, end minus start, ``gen_ai.usage.input_tokens``, ``gen_ai.usage.output_tokens``, status.
+default; a call that was not ok fails with 500 after its duration. Instead of such lines the file may hold OpenTelemetry
+spans or JSON logs of the router, see :mod:`orchestrator.simulation.export`.
 
 A call at time t of the run gets the timings of one of the 16 records around t, counted from the earliest record of the
 file; past its end the trace begins again. Token rate is what carries over, so long answers stay long: the record's
@@ -26,10 +25,11 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
+from orchestrator.simulation.export import calls, values
 from orchestrator.simulation.model import Table
-from orchestrator.simulation.scenario import ScenarioError
+from orchestrator.simulation.scenario import Scenario, ScenarioError
 
-__all__ = ["Recorded", "Timing", "Trace", "load_traces"]
+__all__ = ["Recorded", "Timing", "Trace", "load_records", "load_traces", "traces_of"]
 
 _AROUND = 16  # records a call may be like: its neighbours in time, and still some chance
 
@@ -80,13 +80,35 @@ def _timing(record: Recorded) -> Timing:
     return Timing(first, rate, record.duration, record.ok)
 
 
+def load_records(path: Path) -> list[Recorded]:
+    """The recorded calls of a file, in the order in which they stand there; raises :class:`ScenarioError`, ``OSError``.
+
+    Beside lines as above it may hold spans or log lines, see :mod:`orchestrator.simulation.export`.
+    """
+    text = path.read_text(encoding="utf-8")
+    found = []
+    try:
+        for line, value in values(text):
+            if not isinstance(value, dict):
+                raise ScenarioError(f"{path.name}, line {line}: expected an object, found {json.dumps(value)[:40]}")
+            found.append((line, value))
+        made = calls(value for _, value in found)
+    except json.JSONDecodeError as error:
+        raise ScenarioError(f"{path.name}, line {error.lineno}: not JSON: {error.msg}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, ScenarioError):
+            raise
+        raise ScenarioError(f"{path.name}: a span or log line that cannot be read: {error!r}") from error
+    if made is not None:
+        return [_record(value, f"{path.name}, call {number}") for number, value in enumerate(made, 1)]
+    return [_record(value, f"{path.name}, line {line}") for line, value in found]
+
+
 def load_traces(path: Path) -> Mapping[str, Trace]:
-    """The traces of a file by provider; raises :class:`ScenarioError` with file and line."""
+    """The traces of a file by provider; raises as :func:`load_records`."""
     records: dict[str, list[Recorded]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            record = _record(line, f"{path.name}, line {number}")
-            records.setdefault(record.provider, []).append(record)
+    for record in load_records(path):
+        records.setdefault(record.provider, []).append(record)
     if not records:
         raise ScenarioError(f"{path.name}: no records")
     times = [record.at for group in records.values() for record in group]
@@ -94,11 +116,20 @@ def load_traces(path: Path) -> Mapping[str, Trace]:
     return {name: Trace(group, begins=begins, length=length) for name, group in records.items()}
 
 
-def _record(line: str, where: str) -> Recorded:
+def traces_of(scenario: Scenario) -> Mapping[str, Trace]:
+    """Those of the scenario's file, if it has one; raises as :func:`load_records`, also where no provider is in it."""
+    if scenario.trace is None:
+        return {}
+    traces = load_traces(scenario.trace)
+    if not any(provider.name in traces for provider in scenario.each_provider()):
+        raise ScenarioError(f"{scenario.trace.name}: no call of any provider of the scenario; of {', '.join(traces)}")
+    return traces
+
+
+def _record(value: Mapping[str, object], where: str) -> Recorded:
     try:
-        return Recorded.model_validate(json.loads(line))
-    except json.JSONDecodeError as error:
-        raise ScenarioError(f"{where}: not JSON: {error}") from error
+        return Recorded.model_validate(value)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        raise ScenarioError(f"{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+        place = "".join(f"{step}: " for step in fault["loc"])
+        raise ScenarioError(f"{where}: {place}{fault['msg'].removeprefix('Value error, ')}") from None

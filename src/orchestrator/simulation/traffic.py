@@ -13,6 +13,7 @@ __all__ = ["Job", "Traffic"]
 
 CHARACTERS = 4  # per token, in the text of a prompt
 _FILLER = "All work and no play makes a dull prompt. " * 25
+_LONG = _FILLER * 128  # longer than most prompts: a slice of it is the cheapest way to so many characters
 _KIND, _SESSION = 1, 2  # which draws of a request
 _SESSION_BITS = 20  # room for conversations at one place, and for their turns
 
@@ -57,7 +58,7 @@ class Job(str):
         """A prompt of that length."""
         missing = prompt_tokens * CHARACTERS - len(head)
         if missing > 0:
-            head += (_FILLER * (missing // len(_FILLER) + 1))[:missing]
+            head += (_LONG if missing <= len(_LONG) else _FILLER * (missing // len(_FILLER) + 1))[:missing]
         job = cls(head)
         job.key, job.prompt_tokens, job.completion_tokens = key, prompt_tokens, completion_tokens
         return job
@@ -81,6 +82,7 @@ class Traffic:
         self._seed = mixed(seed)
         self._until = until
         self._classes = _cumulated(model.classes)
+        self._kinds = bool(model.streamed or self._classes or model.deadline_s)  # not all requests are of one kind
         self._prompts = _sizes(model.prompt_tokens)
         self._answers = _sizes(model.completion_tokens)
 
@@ -129,14 +131,14 @@ class Traffic:
         new, answer = self._sizes(key)
         job = Job.written(f"Request {number}. ", new, answer, key)
         job.at = at
-        return self._kind(job)
+        return self._kind(job) if self._kinds else job
 
     def _turn(self, place: int, session: int, turn: int, history: int, at: float) -> Job:
         key = self._turn_key(place, session, turn)
         new, answer = self._sizes(key)
         job = Job.written(f"Session {session}. ", history + new, answer, key)
         job.at, job.place, job.session, job.turn = at, place, session, turn
-        return self._kind(job)
+        return self._kind(job) if self._kinds else job
 
     def _turn_key(self, place: int, session: int, turn: int) -> int:
         return mixed(mixed(self._seed ^ _SESSION) + ((session << _SESSION_BITS) + place << _SESSION_BITS) + turn)
@@ -147,8 +149,6 @@ class Traffic:
     def _kind(self, job: Job) -> Job:
         model = self.model
         job.timeout = model.deadline_s
-        if not (model.streamed or self._classes):
-            return job
         streamed, _, kind = uniforms(mixed(job.key ^ _KIND))
         job.streamed = streamed < model.streamed
         if self._classes:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from math import inf
+from typing import Any
 
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta, Usage
 from orchestrator.providers.base import BaseProvider
 from orchestrator.simulation.model import ProviderModel
 from orchestrator.simulation.nature import REFUSED, SILENT_FOR, Failure, Nature, Service, error_of
 from orchestrator.simulation.scenario import Scenario
-from orchestrator.simulation.trace import load_traces
+from orchestrator.simulation.trace import traces_of
 from orchestrator.simulation.traffic import CHARACTERS, Job, Traffic
 from orchestrator.testing.loop import VirtualTimeLoop
 
 __all__ = ["Ledger", "ModelledProvider", "World"]
 
 _MILLION = 1e6
-_TEXT = "Lorem ipsum dolor sit amet, " * 40
+_TEXT = "Lorem ipsum dolor sit amet, " * 400
 _ANSWER = "Lorem ipsum."
 
 
@@ -105,6 +106,7 @@ class ModelledProvider(BaseProvider):
         prices = model.prices
         self._input, self._output = prices.input / _MILLION, prices.output / _MILLION
         self._cached = self._input if prices.cached_input is None else prices.cached_input / _MILLION
+        self._forgets = model.prompt_cache is None and model.cold_start is None
         self._warm: dict[int, tuple[float, int]] = {}  # by session: until when, how many tokens
         self._idle_since = 0.0
 
@@ -117,7 +119,9 @@ class ModelledProvider(BaseProvider):
         """See :class:`BaseProvider`."""
         loop = asyncio.get_running_loop()
         called = loop.time()
-        visit = await self._admitted(loop, request)
+        visit = self._called(loop, request)
+        if not isinstance(visit, _Visit):
+            visit = await visit
         try:
             await _until(loop, visit.ends)
             if visit.broken:
@@ -133,7 +137,9 @@ class ModelledProvider(BaseProvider):
     async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
         """See :class:`BaseProvider`; pieces come often enough not to look silent, and no oftener."""
         loop = asyncio.get_running_loop()
-        visit = await self._admitted(loop, request)
+        visit = self._called(loop, request)
+        if not isinstance(visit, _Visit):
+            visit = await visit
         told = 0
         try:
             when = visit.begins + visit.service.first_token
@@ -154,8 +160,8 @@ class ModelledProvider(BaseProvider):
         usage = Usage(visit.job.prompt_tokens, visit.tokens, visit.cached)
         yield Finished(Completion("", usage=usage, cost=visit.cost))
 
-    async def _admitted(self, loop: asyncio.AbstractEventLoop, request: Request) -> _Visit:
-        """The call, once it is its turn; raises what it fails with."""
+    def _called(self, loop: asyncio.AbstractEventLoop, request: Request) -> _Visit | Coroutine[Any, Any, _Visit]:
+        """The call under way, or what it has to wait for: its turn, or its failure."""
         job, tokens = _asked(request)
         self.calls += 1
         if job.number >= 0:
@@ -164,14 +170,19 @@ class ModelledProvider(BaseProvider):
         luck = self.nature.luck(job, job.tried(self.index))
         failure = self.nature.failure(luck, at) or self._refusal(job, tokens, at)
         if failure is not None:
-            await _until(loop, at + failure.after)
-            raise error_of(failure, self.name)
-        if self.busy < self._capacity:
-            self.busy += 1
-        else:
-            await self._turn(loop)
-            at = loop.time()
+            return self._failing(loop, at, failure)
+        if self.busy >= self._capacity:
+            return self._waiting(loop, job, tokens, luck)
+        self.busy += 1
         return self._begin(job, tokens, luck, at)
+
+    async def _failing(self, loop: asyncio.AbstractEventLoop, at: float, failure: Failure) -> _Visit:
+        await _until(loop, at + failure.after)
+        raise error_of(failure, self.name)
+
+    async def _waiting(self, loop: asyncio.AbstractEventLoop, job: Job, tokens: int, luck: int) -> _Visit:
+        await self._turn(loop)
+        return self._begin(job, tokens, luck, loop.time())
 
     def _refusal(self, job: Job, tokens: int, at: float) -> Failure | None:
         """What the provider's own limits say to a call; what is admitted is taken out of its quotas."""
@@ -181,6 +192,8 @@ class ModelledProvider(BaseProvider):
         if self.busy >= self._capacity and len(self._queue) >= self._room:
             return Failure(model.full_status, model.refuses_in_s)
         rpm, tpm = self._rpm, self._tpm
+        if rpm is None and tpm is None:
+            return None
         wait = 0.0 if rpm is None else rpm.wait(at, 1.0)
         if tpm is not None:
             wait = max(wait, tpm.wait(at, job.prompt_tokens + tokens))
@@ -214,8 +227,10 @@ class ModelledProvider(BaseProvider):
         self.busy -= 1
 
     def _begin(self, job: Job, tokens: int, luck: int, at: float) -> _Visit:
-        model = self.model
         service = self.nature.service(luck, at, tokens)
+        if self._forgets:
+            return _Visit(job, tokens, 0, at, service)
+        model = self.model
         cached = 0
         if model.prompt_cache is not None and job.session >= 0:
             cached = self._cached_tokens(job, at)
@@ -235,7 +250,10 @@ class ModelledProvider(BaseProvider):
 
     def _leave(self, visit: _Visit, at: float) -> None:
         """Free the place; what was read and written is paid, whether or not anybody waited for it."""
-        self._pass_on()
+        if self._queue:
+            self._pass_on()
+        else:
+            self.busy -= 1
         self._idle_since = at
         job = visit.job
         tokens = visit.tokens if visit.whole else visit.written(at)
@@ -245,6 +263,8 @@ class ModelledProvider(BaseProvider):
         )
         if job.number >= 0:
             self._ledger.cost[job.number] += visit.cost
+        if self._forgets:
+            return
         cache = self.model.prompt_cache
         if cache is not None and job.session >= 0 and job.prompt_tokens >= cache.min_tokens:
             self._warm[job.session] = (at + cache.keeps_s, job.prompt_tokens + tokens)
@@ -256,14 +276,13 @@ class ModelledProvider(BaseProvider):
         raise error_of(Failure(REFUSED, 0.0), self.name)
 
 
-async def _until(loop: asyncio.AbstractEventLoop, when: float) -> None:
+def _until(loop: asyncio.AbstractEventLoop, when: float) -> asyncio.Future[None]:
     """``asyncio.sleep``, at a quarter of its price on the loop made for this."""
-    future: asyncio.Future[None] = loop.create_future()
     if isinstance(loop, VirtualTimeLoop):
-        loop.wake_at(when, future)
-    else:
-        loop.call_at(when, _wake, future)
-    await future
+        return loop.sleep_until(when)
+    future: asyncio.Future[None] = loop.create_future()
+    loop.call_at(when, _wake, future)
+    return future
 
 
 def _wake(future: asyncio.Future[None]) -> None:
@@ -272,7 +291,8 @@ def _wake(future: asyncio.Future[None]) -> None:
 
 
 def _text(tokens: int) -> str:
-    return (_TEXT * (tokens * CHARACTERS // len(_TEXT) + 1))[: tokens * CHARACTERS]
+    length = tokens * CHARACTERS
+    return (_TEXT if length <= len(_TEXT) else _TEXT * (length // len(_TEXT) + 1))[:length]
 
 
 def _asked(request: Request) -> tuple[Job, int]:
@@ -298,7 +318,7 @@ class World:
         self.scenario = scenario
         self.seed = scenario.seed if seed is None else seed
         self.ledger = Ledger()
-        traces = load_traces(scenario.trace) if scenario.trace is not None else {}
+        traces = traces_of(scenario)
         self.providers: list[ModelledProvider] = []
         for index, model in enumerate(scenario.each_provider()):
             nature = Nature(model, seed=self.seed, index=index, trace=traces.get(model.name))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextvars import Context
+from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
 from typing import Any, TypeVarTuple
+from weakref import ref
 
 __all__ = ["DeadlockError", "VirtualTimeLoop"]
 
@@ -20,6 +21,9 @@ _RESOLUTION = 1e-9  # seconds: a timer due within this is due now, as in asyncio
 _POLL_EVERY = 64  # turns: while nothing but the loop's own wake-up pipe is registered, most need not ask the system
 _FEW = 100  # cancelled timers: as many are let lie
 _DEADLOCK = "nothing is ready, no timer is set: every task waits for another"
+
+
+_Entry = tuple[float, int, asyncio.TimerHandle | asyncio.Future[None]]  # loop time, order, what is due then
 
 
 class DeadlockError(RuntimeError):
@@ -37,12 +41,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._threads = 0
         # asyncio's own list compares its timers in Python; tuples are compared in C, and equal times keep their order.
-        self._timers: list[tuple[float, int, asyncio.TimerHandle | asyncio.Future[None]]] = []
+        self._timers: list[_Entry] = []
         self._count = 0
         self._cancelled = 0
-        self._turns = 0
         self._polled = _JumpingSelector(self)
         super().__init__(self._polled)
+        self._asyncgens = _WeakSet()
+        self.set_debug(self.get_debug())
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -52,14 +57,32 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Move the clock by hand; timers that came due run in the next turn."""
         self._now += seconds
 
+    def set_debug(self, enabled: bool) -> None:  # noqa: FBT001  # asyncio's
+        """As in asyncio."""
+        super().set_debug(enabled)
+        # Every future, task and handle asks; asked like this, no frame is made for the answer.
+        self.get_debug = bool(enabled).__bool__  # type: ignore[method-assign]
+
+    def call_soon(
+        self, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        """As in asyncio."""
+        if self.get_debug() or self._closed:  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+            return super().call_soon(callback, *args, context=context)
+        handle = _Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]  # the same
+        return handle
+
     def call_at(
         self, when: float, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
     ) -> asyncio.TimerHandle:
         """As in asyncio."""
         if when is None:
             raise TypeError("when cannot be None")
-        self._check_closed()  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        if self._closed:  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+            self._check_closed()  # type: ignore[attr-defined]  # the same
+        kind = asyncio.TimerHandle if self.get_debug() else _Timer
+        timer = kind(when, callback, args, self, context)
         self._count += 1
         heappush(self._timers, (when, self._count, timer))
         return timer
@@ -69,23 +92,29 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._count += 1
         heappush(self._timers, (when, self._count, future))
 
+    def sleep_until(self, when: float) -> asyncio.Future[None]:
+        """A future that ``wake_at`` will wake."""
+        future: asyncio.Future[None] = asyncio.Future(loop=self)
+        self._count += 1
+        heappush(self._timers, (when, self._count, future))
+        return future
+
     def _timer_handle_cancelled(self, _: asyncio.TimerHandle) -> None:
         # Called by the handle. One that has run is counted too: then there is less to throw away, no harm done.
         self._cancelled += 1
         if self._cancelled > _FEW and self._cancelled * 2 > len(self._timers):
-            self._timers = [entry for entry in self._timers if not entry[2].cancelled()]
+            self._timers[:] = [entry for entry in self._timers if not entry[2].cancelled()]
             heapify(self._timers)
             self._cancelled = 0
 
     def take_due(self) -> bool:
         """Make ready what is due; whether there was anything."""
         timers, now = self._timers, self._now + _RESOLUTION
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
         found = False
         while timers and timers[0][0] <= now:
             due = heappop(timers)[2]
             if isinstance(due, asyncio.TimerHandle):
-                ready.append(due)
+                self._ready.append(due)  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
             elif not due.done():
                 due.set_result(None)
             found = True
@@ -102,24 +131,27 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self.take_due()
 
     def _run_once(self) -> None:
-        """A turn as asyncio's, without what a loop that has only timers has no use for.
+        """Turns as asyncio's, without what a loop that has only timers has no use for.
 
-        Now and then it is asyncio's own, which also looks at the wake-up pipe, where threads and signals write.
+        The first is asyncio's own, which also looks at the wake-up pipe, where threads and signals write.
         """
-        self._turns += 1
-        ready: deque[asyncio.Handle] = self._ready  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
-        if self._threads or not self._turns % _POLL_EVERY or not self._polled.alone or self.get_debug():
-            super()._run_once()  # type: ignore[misc]  # of asyncio.BaseEventLoop
-            return
-        if ready or self._stopping:  # type: ignore[attr-defined]  # the same
-            if self._timers and self._timers[0][0] <= self._now + _RESOLUTION:
+        super()._run_once()  # type: ignore[misc]  # of asyncio.BaseEventLoop
+        if not self.get_debug():
+            self._turn_while_alone(self._ready, self._timers, self._polled)  # type: ignore[attr-defined]  # the same
+
+    def _turn_while_alone(self, ready: deque[asyncio.Handle], timers: list[_Entry], polled: _JumpingSelector) -> None:
+        for _ in range(_POLL_EVERY):
+            if self._stopping or self._threads or not polled.alone:  # type: ignore[attr-defined]  # the same
+                return
+            if not ready:
+                if not self.jump():
+                    raise DeadlockError(_DEADLOCK)
+            elif timers and timers[0][0] <= self._now + _RESOLUTION:
                 self.take_due()
-        elif not self.jump():
-            raise DeadlockError(_DEADLOCK)
-        for _ in range(len(ready)):
-            handle = ready.popleft()
-            if not handle._cancelled:  # noqa: SLF001  # as asyncio's own turn does
-                handle._run()  # noqa: SLF001
+            for _ in range(len(ready)):
+                handle = ready.popleft()
+                if not handle._cancelled:  # noqa: SLF001  # as asyncio's own turn does
+                    handle._run()  # noqa: SLF001
 
     def close(self) -> None:
         """As in asyncio; timers that never came due are dropped."""
@@ -150,6 +182,52 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def waits_for_thread(self) -> bool:
         """Whether a call in an executor is under way."""
         return self._threads > 0
+
+
+class _Handle(asyncio.Handle):
+    """What asyncio makes of every callback, without a look for debugging's sake at where it was made."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[object, ...], loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = False
+        self._repr = self._source_traceback = None
+
+
+class _Timer(asyncio.TimerHandle):
+    """The same of a timer."""
+
+    __slots__ = ()
+
+    def __init__(
+        self, when: float, callback: Callable[..., object], args: tuple[object, ...], loop: asyncio.AbstractEventLoop,
+        context: Context | None,
+    ) -> None:
+        self._when = when
+        self._context = copy_context() if context is None else context
+        self._loop = loop
+        self._callback = callback
+        self._args = args
+        self._cancelled = self._scheduled = False
+        self._repr = self._source_traceback = None
+
+
+class _WeakSet(set["ref[Any]"]):
+    """What asyncio keeps of the generators that run, for the end; whoever has gone goes without a frame of Python."""
+
+    def add(self, item: Any) -> None:  # noqa: ANN401  # whatever can be referred to
+        """Remember it as long as it lives."""
+        super().add(ref(item, self.discard))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([item for each in self.copy() if (item := each()) is not None])
 
 
 class _JumpingSelector(selectors.DefaultSelector):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
 from orchestrator.testing import VirtualTimeLoop
 
 
@@ -67,3 +69,83 @@ def test_in_debug_mode_the_turns_are_those_of_asyncio():
 
     with asyncio.Runner(debug=True, loop_factory=VirtualTimeLoop) as runner:
         assert runner.run(main()) == 8
+
+
+async def test_sleeping_until_a_time_is_waking_then():
+    loop = asyncio.get_running_loop()
+    await loop.sleep_until(3.0)
+    assert loop.time() == 3.0
+    task = asyncio.ensure_future(loop.sleep_until(9.0))
+    await asyncio.sleep(1)
+    task.cancel()
+    await asyncio.sleep(10)
+    assert loop.time() == 14.0
+
+
+async def test_callbacks_are_handles_as_asyncios_are():
+    loop, seen = asyncio.get_running_loop(), []
+    first, second = (loop.call_soon(seen.append, n) for n in (1, 2))
+    timer = loop.call_later(1, seen.append, 3)
+    first.cancel()
+    assert (first.cancelled(), second.cancelled(), timer.when()) == (True, False, loop.time() + 1)
+    assert "append" in repr(second)
+    assert "when=" in repr(timer)
+    await asyncio.sleep(2)
+    assert seen == [2, 3]
+
+
+async def test_a_callback_that_raises_is_told_of_and_the_turn_goes_on():
+    loop, told, seen = asyncio.get_running_loop(), [], []
+    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    loop.call_soon(lambda: 1 / 0)
+    loop.call_soon(seen.append, "after it")
+    await asyncio.sleep(1)
+    assert [type(error) for error in told] == [ZeroDivisionError]
+    assert seen == ["after it"]
+
+
+def test_a_closed_loop_takes_no_callback():
+    loop = VirtualTimeLoop()
+    loop.close()
+    for schedule in (loop.call_soon, lambda callback: loop.call_at(1.0, callback)):
+        with pytest.raises(RuntimeError, match="closed"):
+            schedule(print)
+
+
+def test_debugging_can_be_switched_on_and_off():
+    loop = VirtualTimeLoop()
+    try:
+        assert loop.get_debug() is False
+        loop.set_debug(True)
+        assert loop.get_debug() is True
+        assert loop.call_soon(print)._source_traceback
+        loop.set_debug(False)
+        assert loop.get_debug() is False
+    finally:
+        loop.close()
+
+
+def test_generators_left_open_are_closed_with_the_loop_and_those_that_ended_are_forgotten():
+    ended, counts = [], []
+
+    async def pieces(name):
+        try:
+            for n in range(2):
+                yield n
+        finally:
+            ended.append(name)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        async for _ in pieces("read"):
+            counts.append(len(loop._asyncgens))
+        counts.append(len(loop._asyncgens))
+        kept.append(pieces("open"))
+        await anext(kept[0])
+
+    kept = []
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(main())
+        assert ended == ["read"]
+    assert ended == ["read", "open"]
+    assert counts == [1, 1, 0]

@@ -94,6 +94,17 @@ def test_a_warm_prompt_is_known_to_be_faster_and_cheaper():
     assert best.cost_per_1000 < 0.8 * spread.cost_per_1000
 
 
+def test_without_the_length_of_the_answer_the_cheapest_gets_all_that_an_average_one_would_allow():
+    dear = {"token_rate": {"median_tps": 100}, "prices": {"output": 9}}
+    cheap = {"token_rate": {"median_tps": 20}, "prices": {"output": 1}}
+    answers = {"median": 200, "sigma": 0.8}
+    world = scenario(dear, cheap, slo_s=20, traffic={"rate_rps": 1, "completion_tokens": answers})
+    state, average = (played(world, "cost", foresight).summary() for foresight in ("state", "average"))
+    assert 3 * average.share["p0"] < state.share["p0"]  # which gets the long ones
+    assert average.cost_per_1000 < state.cost_per_1000
+    assert average.in_time < state.in_time
+
+
 def test_without_the_luck_of_the_call_it_still_knows_the_state_of_the_providers():
     brown_out = {"kind": "brown_out", "from_s": 0, "until_s": 60, "slower": 5}
     slow = {"episodes": [brown_out], "first_token": {"median_s": 0.5}}

@@ -230,16 +230,20 @@ def test_a_shortened_scenario_is_the_same_in_less_time(suite):
     assert every.providers[2].diurnal.period_s == 150
 
 
-def test_the_best_by_latency_is_sought_among_those_that_fail_as_little(suite):
+def test_the_best_by_latency_is_sought_among_all_requests_the_failed_ones_taking_for_ever(suite):
     def cell(failed, p99):
-        told = {"p50": 1.0, "p95": 1.0, "p99": p99}
-        return {"failed": failed, "latency": told, "first_token": told, "cost_per_1000": None}
+        return {"failed": failed, "of_all": {"latency": p99, "first_token": p99}, "cost_per_1000": failed}
 
     found = suite.best({
-        "round-robin": cell(0.05, 3.0), "random": cell(0.0, 4.0), "weighted": cell(9.0, 1.0),
-        "litellm least-busy": cell(5.0, 1.0), "oracle cost": cell(0, 0),
+        "round-robin": cell(0.05, 3.0), "random": cell(0.0, 4.0), "weighted": cell(9.0, None),
+        "litellm least-busy": cell(5.0, None), "oracle cost": cell(0, 0),
     })
     assert found["own"] == {"errors": ["random", 0.0], "p99": ["round-robin", 3.0],
-                            "first_token_p99": ["round-robin", 3.0], "cost": None}
-    assert found["rival"]["errors"] == ["litellm least-busy", 5.0]
-    assert found["rival"]["p99"] is None
+                            "first_token_p99": ["round-robin", 3.0], "cost": ["random", 0.0]}
+    assert found["rival"] == {"errors": ["litellm least-busy", 5.0], "p99": None, "first_token_p99": None,
+                              "cost": None}
+
+
+@pytest.mark.parametrize(("answered", "p99"), [(100, 99.0), (99, 99.0), (98, None)])
+def test_a_failed_request_takes_for_ever(suite, answered, p99):
+    assert suite.of_all((float(n) for n in range(1, answered + 1)), 100) == p99

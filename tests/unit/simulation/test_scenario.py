@@ -91,3 +91,18 @@ def test_all_the_scenarios_are_there():
         "black-hole", "brown-out", "burst", "cold-start", "everything", "flapping", "four-providers", "heterogeneous",
         "linkerd", "one-dead", "one-slow", "price-spread", "quota-bound", "sessions", "steady",
     }
+
+
+def test_a_faulty_provider_is_not_told_of_twice():
+    one = GOOD.split("[[providers]]\nname = \"beta\"", maxsplit=1)[0].replace("median_s", "median")
+    with pytest.raises(ScenarioError) as caught:
+        Scenario.parse(one)
+    assert str(caught.value).count("\n") == 0
+    assert "Did you mean 'median_s'?" in str(caught.value)
+    with pytest.raises(ScenarioError, match="providers: Tuple should have at least 1 item"):
+        Scenario.parse('providers = []\nname = "x"\nduration_s = 1\n[traffic]\nrate_rps = 1')
+
+
+def test_whoever_is_not_there_cannot_be_changed_but_the_others_are_named():
+    with pytest.raises(ScenarioError, match="there is no 'gamma' to change; known: alpha, beta"):
+        Scenario.parse(GOOD, changes={"providers.gamma.capacity": 2})
