@@ -3,10 +3,10 @@
     python benchmarks/soak.py [--requests 1000000] [--minutes 5] [--fresh]
 
 Three simulated providers in a process of their own answer over real HTTP on loopback, each in every way that
-``orchestrator.testing.faults`` knows. Plain calls and streams, some cancelled, some abandoned by their reader. A sample
-every few seconds goes to ``benchmarks/results/soak.jsonl``; a second call goes on counting where that file ends, also
-when the first was killed: its samples count for the slope and the outcomes, but it has no end to be judged by. The
-verdict needs all of it: memory flat after the warm-up of each call, the last call brought to its end, every counter at
+``orchestrator.testing.faults`` knows; one is asked by the httpx engine, two by the fast one. Plain calls and streams,
+some cancelled, some abandoned by their reader. A sample every few seconds goes to ``benchmarks/results/soak.jsonl``; a
+second call goes on counting where that file ends, also when the first was killed: its samples count for the slope and
+the outcomes, but it has no end to be judged by. The verdict needs all of it: memory flat after the warm-up of each call, the last call brought to its end, every counter at
 0 at each end, nine of ten answered, no unexpected exception. With two cores to itself about 400 requests a second, a
 million in three quarters of an hour: the client needs a whole core, two and a half milliseconds a request.
 """
@@ -42,7 +42,8 @@ from orchestrator.testing import faults as f
 RESULTS = Path(__file__).parent / "results"
 SAMPLES, VERDICT = RESULTS / "soak.jsonl", RESULTS / "soak.json"
 
-NAMES = ("alpha", "beta", "gamma")
+ENGINES = {"alpha": "httpx", "beta": "fast", "gamma": "fast"}
+NAMES = tuple(ENGINES)
 TEXT = "{name} answers: раз два три four five six seven eight 🌍 to {prompt}"
 FAULTY = 0.12  # share of the requests that meet a fault
 FAULTS: list[tuple[int, f.Fault]] = [  # how often, relative to one another; what costs a limit of time is rarer
@@ -218,8 +219,9 @@ async def soak(
     options: argparse.Namespace, out: TextIO, server: int, rows: list[tuple[str, str, str]], run: int, done: int
 ) -> None:
     providers = [
-        OpenAICompatibleProvider(ProviderConfig(name=name, base_url=url, api_key=key, model="simulated"))
-        for name, url, key in rows
+        OpenAICompatibleProvider(
+            ProviderConfig(name=name, base_url=url, api_key=key, model="simulated", engine=ENGINES[name])
+        ) for name, url, key in rows
     ]
     at_first = len(asyncio.all_tasks()), sockets()
     load = Soak(done, options.requests, options.minutes, server)

@@ -13,6 +13,7 @@ class SimulatedContract(ProviderContract):
     """In memory on the virtual clock; over real HTTP where the loop is real."""
 
     vendor = "openai"
+    engine: str | None = None
     server: SimulatedProvider
 
     @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ class SimulatedContract(ProviderContract):
         await self.server.aclose()
 
     def provider(self):
-        return self.server.provider()
+        return self.server.provider(engine=self.engine)
 
     def failing_provider(self, status):
         self.server.behave(failure_rate=1, failure=Status(status))

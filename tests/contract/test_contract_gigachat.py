@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.simulated import SimulatedContract
+from wire import FAST
 
 
 class TestGigaChatInMemory(SimulatedContract):
@@ -12,5 +13,13 @@ class TestGigaChatInMemory(SimulatedContract):
 
 
 @pytest.mark.real_time
-class TestGigaChatOverHttp(SimulatedContract):
+class TestGigaChatOverHttpx(SimulatedContract):
     vendor = "gigachat"
+    engine = "httpx"
+
+
+@FAST
+@pytest.mark.real_time
+class TestGigaChatOverTheFastEngine(SimulatedContract):
+    vendor = "gigachat"
+    engine = "fast"

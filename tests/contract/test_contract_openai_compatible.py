@@ -7,6 +7,7 @@ import pytest
 
 from contract.simulated import SimulatedContract
 from orchestrator.providers.openai_compatible import OpenAICompatibleProvider
+from wire import FAST
 
 
 class TestOpenAIInMemory(SimulatedContract):
@@ -14,8 +15,16 @@ class TestOpenAIInMemory(SimulatedContract):
 
 
 @pytest.mark.real_time
-class TestOpenAIOverHttp(SimulatedContract):
+class TestOpenAIOverHttpx(SimulatedContract):
     vendor = "openai"
+    engine = "httpx"
+
+
+@FAST
+@pytest.mark.real_time
+class TestOpenAIOverTheFastEngine(SimulatedContract):
+    vendor = "openai"
+    engine = "fast"
 
 
 class VendorContract(SimulatedContract):

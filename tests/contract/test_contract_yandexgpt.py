@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from contract.simulated import SimulatedContract
+from wire import FAST
 
 
 class TestYandexGPTInMemory(SimulatedContract):
@@ -12,5 +13,13 @@ class TestYandexGPTInMemory(SimulatedContract):
 
 
 @pytest.mark.real_time
-class TestYandexGPTOverHttp(SimulatedContract):
+class TestYandexGPTOverHttpx(SimulatedContract):
     vendor = "yandex"
+    engine = "httpx"
+
+
+@FAST
+@pytest.mark.real_time
+class TestYandexGPTOverTheFastEngine(SimulatedContract):
+    vendor = "yandex"
+    engine = "fast"

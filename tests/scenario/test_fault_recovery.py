@@ -26,6 +26,7 @@ from orchestrator.providers.openai_compatible import OpenAICompatibleProvider
 from orchestrator.testing import SimulatedProvider, faults
 from orchestrator.testing._exchange import Piece
 from scenario.test_fault_matrix import NEIGHBOUR, World
+from wire import EACH_ENGINE
 
 GO_ON = "Дальше"
 MORE = " четыре"
@@ -125,8 +126,8 @@ async def servers():
         yield first, second
 
 
-def dialect(server, vendor, path=""):
-    return OpenAICompatibleProvider(server.config(base_url=server.base_url + path), vendor=vendor)
+def dialect(server, vendor, path="", engine=None):
+    return OpenAICompatibleProvider(server.config(base_url=server.base_url + path, engine=engine), vendor=vendor)
 
 
 ASKED = {"role": "user", "content": "Count"}
@@ -143,11 +144,12 @@ HAD = {"role": "assistant", "content": "One two "}
     ("deepseek", "", {"role": "user", "content": GO_ON}, {}),
     (dataclasses.replace(VENDORS["openrouter"], prefill="last message"), "", HAD, {}),
 ])
-async def test_each_vendor_is_told_to_go_on_in_its_own_way(servers, vendor, path, last, beside):
+@EACH_ENGINE
+async def test_each_vendor_is_told_to_go_on_in_its_own_way(servers, vendor, path, last, beside, engine):
     first, second = servers
     first.fail_next(faults.Cut(2))
     recovery = RecoveryPolicy(mode="continue", instruction=GO_ON)
-    providers = [first.provider(), dialect(second, vendor, path)]
+    providers = [first.provider(engine=engine), dialect(second, vendor, path, engine)]
     async with Router("first-available", providers, recovery=recovery) as router:
         events = [event async for event in router.stream("Count", GenerationParams(max_tokens=9))]
     assert events[-1].completion.text == "One two three"

@@ -1,22 +1,25 @@
-"""What httpcore's pool does not do: take back a connection whose exchange was cancelled at an unlucky moment.
+"""Which pool a client of httpx has: our own one, or, where a proxy lies between, httpcore's with a remedy.
 
-Its shields stop anyio's cancellation, not ``Task.cancel()``, which is what a deadline or a caller that leaves comes
-down to (encode/httpcore#1093, #1115). A connection assigned to a request that never came, or left in the middle of one,
-would otherwise stay in the pool for ever.
+That one does not take back a connection whose exchange was cancelled at an unlucky moment. Its shields stop anyio's
+cancellation, not ``Task.cancel()``, which is what a deadline or a caller that leaves comes down to
+(encode/httpcore#1093, #1115). A connection assigned to a request that never came, or left in the middle of one, would
+otherwise stay in the pool for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import httpcore
 import httpx
 
 from orchestrator.core.clock import now
+from orchestrator.providers._pool import Pool
 
-__all__ = ["aclose", "watch_connections"]
+__all__ = ["aclose", "give_pool", "has_own_pool", "watch_connections"]
 
 UNUSED = 1.0  # seconds after which the request a new connection was made for will not come any more
 
@@ -31,15 +34,33 @@ async def aclose(response: httpx.Response) -> None:
     await asyncio.shield(task)
 
 
+def give_pool(client: httpx.AsyncClient, tls: ssl.SSLContext) -> httpx.AsyncClient:
+    """The client, with our own pool wherever no proxy lies between; to be called before its first request."""
+    for transport in _transports(client):
+        pool = getattr(transport, "_pool", None)
+        if type(pool) is httpcore.AsyncConnectionPool and getattr(pool, "_proxy", None) is None:
+            transport._pool = Pool(tls)  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way
+    return watch_connections(client)
+
+
+def has_own_pool(client: httpx.AsyncClient) -> bool:
+    """Whether all of its connections come from pools of ours."""
+    return all(isinstance(getattr(transport, "_pool", None), Pool) for transport in _transports(client))
+
+
 def watch_connections(client: httpx.AsyncClient) -> httpx.AsyncClient:
     """The client, whose pools from now on drop connections that were lost to a cancellation."""
-    # httpx has no public way to its pools; where a future version has none either, it is left as it is.
-    transports = [getattr(client, "_transport", None), *getattr(client, "_mounts", {}).values()]
-    for transport in transports:
+    for transport in _transports(client):
         pool = getattr(transport, "_pool", None)
         if isinstance(pool, httpcore.AsyncConnectionPool):
             pool.create_connection = partial(_watched, pool.create_connection)  # type: ignore[method-assign]
     return client
+
+
+def _transports(client: httpx.AsyncClient) -> Iterator[object]:
+    # httpx has no public way to them; where a future version has none either, the client is left as it is.
+    yield getattr(client, "_transport", None)
+    yield from (transport for transport in getattr(client, "_mounts", {}).values() if transport is not None)
 
 
 def _watched(

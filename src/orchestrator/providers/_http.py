@@ -6,24 +6,25 @@ import asyncio
 import builtins
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
-from http.cookiejar import CookieJar
+from functools import cache, partial
 from importlib import metadata
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import httpx
 
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import MalformedResponseError, OrchestratorError, ProviderError, TimeoutError
-from orchestrator.providers._connections import aclose, watch_connections
+from orchestrator.providers._engine import Engine, Headers, HeadersToSend, RawResponse
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
+from orchestrator.providers._httpx import HttpxEngine, new_client
 from orchestrator.providers._json import UnreadableError, read_json
 from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._secret import SecretHeaders
@@ -40,7 +41,7 @@ class WireResponse:
     """A response read to its end, whatever its status."""
 
     status: int
-    headers: httpx.Headers = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
     def json(self, limits: WireLimits = LIMITS) -> Any:  # noqa: ANN401  # JSON
@@ -67,8 +68,8 @@ class WireStream:
 
     __slots__ = ("_limits", "_response", "_who", "headers", "status")
 
-    def __init__(self, response: httpx.Response, limits: WireLimits, config: ProviderConfig) -> None:
-        self.status = response.status_code
+    def __init__(self, response: RawResponse, limits: WireLimits, config: ProviderConfig) -> None:
+        self.status = response.status
         self.headers = response.headers
         self._response = response
         self._limits = limits
@@ -82,10 +83,15 @@ class WireStream:
         """The whole body, at most ``WireLimits.body`` bytes; of an error's, what came of its beginning."""
         if self.status >= 300:
             return await self._read_beginning()
-        async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
-            return await self.read_on(b"", chunks)
+        if "content-encoding" in self.headers:
+            async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
+                return await self.read_on(b"", chunks)
+        try:
+            return await self.read_on(b"", self._response)
+        except _FOREIGN as exc:
+            self._raise_cut(exc)
 
-    async def read_on(self, head: bytes, chunks: AsyncGenerator[bytes, None]) -> bytes:
+    async def read_on(self, head: bytes, chunks: AsyncIterable[bytes]) -> bytes:
         """``head`` and the chunks that follow it, at most ``WireLimits.body`` bytes."""
         whole = BytesIO()  # does not show what it holds, which a traceback would of a list
         left = self._limits.body - whole.write(head)
@@ -112,7 +118,7 @@ class WireStream:
         left = limit
         try:
             inflate = self._inflater()
-            async for chunk in self._source():
+            async for chunk in self._response:
                 for piece in (chunk,) if inflate is None else _inflated(inflate, chunk):
                     left -= len(piece)
                     if left < 0:
@@ -125,24 +131,21 @@ class WireStream:
         except zlib.error as exc:
             raise self._malformed("the body is not what its content-encoding says") from exc.with_traceback(None)
         except _FOREIGN as exc:
-            error = error_from_transport(exc, provider=self._who.name, model=self._who.model, in_body=True)
-            raise error from error.__cause__
+            self._raise_cut(exc)
         finally:
             chunk = piece = b""  # a traceback keeps the locals, and this may be the key, sent back
 
-    def _source(self) -> httpx.AsyncByteStream:
-        if self._response.is_stream_consumed:  # read, and decoded, by a transport or hook of the user's client
-            return httpx.ByteStream(self._response.content)
-        # Not aiter_raw(): it cuts chunks anew for no use. AsyncClient has made sure of the type.
-        return cast("httpx.AsyncByteStream", self._response.stream)
-
     def _inflater(self) -> zlib._Decompress | None:
         encoding = self.headers.get("content-encoding", "identity").strip().lower()
-        if encoding in {"identity", ""} or self._response.is_stream_consumed:
+        if encoding in {"identity", ""} or self._response.is_decoded:
             return None
         if encoding not in {"gzip", "x-gzip", "deflate"}:
             raise self._malformed(f"the body is encoded as {encoding[:32]!r}, although 'identity' was asked for")
         return zlib.decompressobj(32 + zlib.MAX_WBITS)
+
+    def _raise_cut(self, exc: Exception) -> NoReturn:
+        error = error_from_transport(exc, provider=self._who.name, model=self._who.model, in_body=True)
+        raise error from error.__cause__
 
     def _malformed(self, message: str) -> MalformedResponseError:
         return MalformedResponseError(
@@ -163,36 +166,48 @@ class HttpClient:
     """The HTTP client of one provider, made at its first call; an injected one is used as it is and never closed.
 
     ``config.headers`` win over the headers of a call. TLS follows ``config.verify_ssl`` and ``config.ca_bundle`` (added
-    to the usual authorities). Redirects are not followed and cookies are not kept.
+    to the usual authorities). Redirects are not followed and cookies are not kept. ``config.engine`` names the engine;
+    without it the fast one is taken where it is installed, unless a client was injected.
     """
 
     def __init__(
         self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, limits: WireLimits = LIMITS
     ) -> None:
         self._config = config
-        self._injected = http_client
+        self._injected = None if http_client is None else HttpxEngine(http_client)
         self._limits = limits
-        # Keyed by what a client is bound to: its event loop, and its TLS settings, which may be assigned later.
-        self._clients: dict[tuple[asyncio.AbstractEventLoop, bool, str | None], httpx.AsyncClient] = {}
+        # Keyed by what an engine is bound to: its event loop, and settings which may be assigned later.
+        self._engines: dict[tuple[asyncio.AbstractEventLoop, str | None, bool, str | None], Engine] = {}
+        self._merged: tuple[Mapping[str, str], Mapping[str, str], HeadersToSend] | None = None
         self._closed = False
+        self._is_fast()
 
     async def send(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None,
         connect: float | None = None, timeout: float | None = None,
     ) -> WireResponse:
         """Send and read the whole body, within ``timeout`` seconds; raises our errors, but for no status."""
+        if timeout is None:
+            return await self._exchange(method, url, headers, body, connect)
         try:
-            async with (
-                asyncio.timeout(timeout),
-                self.stream(method, url, headers=headers, body=body, connect=connect) as stream,
-            ):
-                return WireResponse(stream.status, stream.headers, await stream.read())
+            async with asyncio.timeout(timeout):
+                return await self._exchange(method, url, headers, body, connect)
         except builtins.TimeoutError as exc:
             if isinstance(exc, OrchestratorError):
                 raise
             raise TimeoutError(
                 f"no answer within {timeout} s", provider=self._config.name, model=self._config.model
             ) from exc
+
+    async def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, connect: float | None
+    ) -> WireResponse:
+        response = await self._open(method, url, headers, body, connect=connect)
+        try:
+            stream = self._stream(response)
+            return WireResponse(stream.status, stream.headers, await stream.read())
+        finally:
+            await response.aclose()
 
     @asynccontextmanager
     async def stream(
@@ -203,26 +218,30 @@ class HttpClient:
 
         ``connect`` and ``read`` (between two chunks) are in seconds, ``None`` for no limit.
         """
-        response = await self._open(method, url, headers, body, httpx.Timeout(None, connect=connect, read=read))
+        response = await self._open(method, url, headers, body, connect=connect, read=read)
         try:
-            self._check_size_of(response.headers, response.status_code)
-            yield WireStream(response, self._limits, self._config)
+            yield self._stream(response)
         finally:
-            await aclose(response)
+            await response.aclose()
 
     async def _open(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout: httpx.Timeout
-    ) -> httpx.Response:
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, connect: float | None,
+        read: float | None = None,
+    ) -> RawResponse:
         try:
-            client = self._client()
-            request = client.build_request(method, url, content=body, headers=self._headers(headers), timeout=timeout)
-            return await client.send(request, stream=True, follow_redirects=False)
+            return await self._engine().open(method, url, self._headers(headers), body, connect=connect, read=read)
         except _FOREIGN as exc:
+            if isinstance(exc, OrchestratorError):  # our TimeoutError is an OSError, too
+                raise
             error = error_from_transport(exc, provider=self._config.name, model=self._config.model)
             raise error from error.__cause__
 
-    def _check_size_of(self, headers: httpx.Headers, status: int) -> None:
-        # Here too: h11 takes 100 KB, the transport of an injected client may take anything. 4 is for ": " and CRLF.
+    def _stream(self, response: RawResponse) -> WireStream:
+        self._check_size_of(response.headers, response.status)
+        return WireStream(response, self._limits, self._config)
+
+    def _check_size_of(self, headers: Headers, status: int) -> None:
+        # Here too: an engine takes 100 KB, the transport of an injected client anything. 4 is for ": " and CRLF.
         raw = headers.raw
         if sum(map(len, chain.from_iterable(raw))) + 4 * len(raw) > self._limits.headers:
             raise MalformedResponseError(
@@ -230,33 +249,62 @@ class HttpClient:
                 provider=self._config.name, model=self._config.model, status_code=status,
             )
 
-    def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def _headers(self, headers: Mapping[str, str]) -> HeadersToSend:
+        known = self._merged
+        if known is None or known[0] != headers or known[1] != self._config.headers:  # a token may have been renewed
+            own = SecretHeaders(self._config.headers)
+            known = self._merged = (SecretHeaders(headers), own, self._merge(headers, own))
+        return known[2]
+
+    def _merge(self, headers: Mapping[str, str], own: Mapping[str, str]) -> HeadersToSend:
         merged = SecretHeaders({"user-agent": _user_agent(), "accept-encoding": "identity"})
+        if self._injected is None:  # else the client has one
+            merged["accept"] = "*/*"
         merged.update((name.lower(), value) for name, value in headers.items())
-        merged.update((name.lower(), value) for name, value in self._config.headers.items())
+        merged.update((name.lower(), value) for name, value in own.items())
         # httpx would say so too, but with the value, which may be a key, in its message.
-        if not all(value.isascii() and value.isprintable() for value in merged.values()):
+        if not all(text.isascii() and text.isprintable() for pair in merged.items() for text in pair):
             raise ProviderError(
                 "api_key or a header holds characters that no HTTP header may hold (a line break?)",
                 provider=self._config.name, model=self._config.model,
             )
-        return merged
+        return HeadersToSend(merged)
 
-    def _client(self) -> httpx.AsyncClient:
+    def _engine(self) -> Engine:
         if self._closed:
             raise ProviderError("the provider was closed", provider=self._config.name, model=self._config.model)
         if self._injected is not None:
             return self._injected
-        key = (asyncio.get_running_loop(), self._config.verify_ssl, self._config.ca_bundle)
-        client = self._clients.get(key)
-        if client is None:
-            self._clients = {known: old for known, old in self._clients.items() if not known[0].is_closed()}
-            client = self._clients[key] = self._made()
-        return client
+        config = self._config
+        key = (asyncio.get_running_loop(), config.engine, config.verify_ssl, config.ca_bundle)
+        engine = self._engines.get(key)
+        if engine is None:
+            self._engines = {known: old for known, old in self._engines.items() if not known[0].is_closed()}
+            engine = self._engines[key] = self._made(fast=self._is_fast())
+        return engine
 
-    def _made(self) -> httpx.AsyncClient:
+    def _is_fast(self) -> bool:
+        asked = self._config.engine
+        if asked == "fast":
+            if self._injected is not None:
+                raise ValueError("http_client is a client of httpx, which engine='fast' does not use; leave one out")
+            if not _has_fast():
+                raise ModuleNotFoundError(
+                    "engine='fast' needs httptools: pip install 'resilient-orchestrator[fast]'", name="httptools"
+                )
+        return asked == "fast" or (asked is None and self._injected is None and _has_fast())
+
+    def _made(self, *, fast: bool) -> Engine:
+        tls = _tls(self._config)
+        if not fast:
+            return self._made_of_httpx(tls)
+        from orchestrator.providers._fast import FastEngine
+
+        return FastEngine(tls, proxied=partial(self._made_of_httpx, tls))
+
+    def _made_of_httpx(self, tls: ssl.SSLContext) -> Engine:
         try:
-            return _new_client(_tls(self._config))
+            return HttpxEngine(new_client(tls), own=True)
         except (ImportError, ValueError) as exc:  # a proxy in the environment that httpx does not know
             raise ProviderError(
                 f"no HTTP client can be made: {clean(str(exc))}", provider=self._config.name, model=self._config.model
@@ -265,28 +313,16 @@ class HttpClient:
     async def aclose(self) -> None:
         """Close the connections; idempotent. Those of another event loop are left to it."""
         self._closed = True
-        clients, self._clients = self._clients, {}
+        engines, self._engines = self._engines, {}
         loop = asyncio.get_running_loop()
-        for key, client in clients.items():
+        for key, engine in engines.items():
             if key[0] is loop:
-                await client.aclose()
+                await engine.aclose()
 
 
-class _NoCookies(CookieJar):
-    """Keeps nothing: no state from one call to the next, and none of the time httpx spends on reading cookies."""
-
-    def extract_cookies(self, response: object, request: object) -> None:
-        pass
-
-
-def _new_client(verify: ssl.SSLContext) -> httpx.AsyncClient:
-    return watch_connections(httpx.AsyncClient(
-        verify=verify,
-        timeout=None,  # noqa: S113  # every call brings its own
-        follow_redirects=False,
-        limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-        cookies=_NoCookies(),
-    ))
+@cache
+def _has_fast() -> bool:
+    return find_spec("httptools") is not None
 
 
 def _tls(config: ProviderConfig) -> ssl.SSLContext:

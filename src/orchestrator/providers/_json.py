@@ -15,6 +15,7 @@ __all__ = ["UnreadableError", "read_json"]
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]  # typeshed
 _OF_TEXT: Any = "[", "{", ","
 _OF_BYTES: Any = b"[", b"{", b","
+_OPENING = (b"{", b"[")
 
 
 class UnreadableError(ValueError):
@@ -29,7 +30,7 @@ def read_json(data: str | bytes, limits: WireLimits = LIMITS) -> Any:  # noqa: A
         problem = f"holds more than {limits.values} JSON values"
     else:
         try:
-            value = _read(data) if isinstance(data, str) else json.loads(data)
+            value = _read(data) if isinstance(data, str) else _read_bytes(data)
         except RecursionError:
             problem = f"is nested deeper than {limits.depth} levels"
         except ValueError:  # of an integer too: Python reads 4300 digits at most
@@ -55,6 +56,12 @@ def _read(text: str) -> Any:  # noqa: ANN401  # JSON
     if end != len(text):
         raise ValueError
     return value
+
+
+def _read_bytes(data: bytes) -> Any:  # noqa: ANN401  # JSON
+    if data[:1] not in _OPENING or data[1:2] == b"\0":  # blanks or a byte order mark first, or UTF-16 or UTF-32
+        return json.loads(data)
+    return _read(data.decode("utf-8", "surrogatepass"))  # as json.loads would
 
 
 def _deeper(value: object, depth: int) -> bool:

@@ -1,49 +1,190 @@
-"""A storm of cancellations over real sockets leaves no connection behind in the pool."""
+"""Connections over real sockets, of both engines: used again, never twice at once, and none is left behind."""
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+import httpcore
 import httpx
 import pytest
 
-from orchestrator import Router
+from orchestrator import ConnectionFailedError, Router
 from orchestrator.core.clock import new_random
-from orchestrator.providers import _connections
-from orchestrator.providers._connections import watch_connections
-from orchestrator.testing import SimulatedProvider
+from orchestrator.providers import _connections, _engine, _pool
+from orchestrator.providers._connections import give_pool, has_own_pool, watch_connections
+from orchestrator.testing import SimulatedProvider, faults
+from wire import EACH_ENGINE, idle, in_use
+
+real_time = pytest.mark.real_time
 
 
-def pool_of(provider):
-    [client] = provider._http._clients.values()
-    return client._transport._pool
-
-
-@pytest.mark.real_time
-async def test_calls_cancelled_at_any_moment_leave_no_request_and_no_lost_connection(monkeypatch):
-    monkeypatch.setattr(_connections, "UNUSED", 0.0)
-    chance = new_random(1)
+@pytest.fixture
+async def server():
     async with SimulatedProvider("openai", name="a", answer="hello") as server:
-        provider = server.provider()
-        async with Router(providers=[provider]) as router:
-            async def client():
-                for _ in range(15):
-                    task = asyncio.create_task(router.route("hi"))
-                    for _ in range(chance.randrange(40)):
-                        await asyncio.sleep(0)
-                    task.cancel()
-                    await asyncio.wait((task,))
+        yield server
 
-            await asyncio.gather(*(client() for _ in range(20)))
-            for _ in range(3):
-                assert await router.route("hi") == "hello"
-            pool = pool_of(provider)
-            assert router.snapshot()["a"].in_flight == 0
-            assert pool._requests == []
-            assert [connection for connection in pool.connections if not connection.is_idle()] == []
+
+async def leave_at_any_moment(router):
+    chance = new_random(1)
+
+    async def client():
+        for _ in range(15):
+            task = asyncio.create_task(router.route("hi"))
+            for _ in range(chance.randrange(40)):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait((task,))
+
+    await asyncio.gather(*(client() for _ in range(20)))
+
+
+@real_time
+@EACH_ENGINE
+async def test_calls_cancelled_at_any_moment_leave_no_request_and_no_lost_connection(server, engine):
+    provider = server.provider(engine=engine)
+    async with Router(providers=[provider]) as router:
+        await leave_at_any_moment(router)
+        for _ in range(3):
+            assert await router.route("hi") == "hello"
+        assert router.snapshot()["a"].in_flight == 0
+        assert in_use(provider) == 0
+        before = idle(provider)
+        assert 1 <= before <= 20
+        await asyncio.gather(*(router.route("hi") for _ in range(before)))
+        assert idle(provider) >= before  # none of them was a lost one
+    assert idle(provider) == 0
+
+
+@real_time
+@EACH_ENGINE
+async def test_one_connection_serves_one_caller_and_each_caller_at_once_has_another(server, engine):
+    provider = server.provider(engine=engine)
+    async with Router(providers=[provider]) as router:
+        for _ in range(5):
+            await router.route("hi")
+        assert (idle(provider), server.connections) == (1, 1)
+        server.behave(latency=0.05)
+        await asyncio.gather(*(router.route("hi") for _ in range(7)))
+        assert (idle(provider), server.connections) == (7, 7)
+
+
+@real_time
+@EACH_ENGINE
+async def test_no_more_than_so_many_connections_are_kept(server, engine, monkeypatch):
+    monkeypatch.setattr(_engine, "MOST_IDLE", 3)
+    provider = server.provider(engine=engine)
+    async with Router(providers=[provider]) as router:
+        server.behave(latency=0.05)
+        await asyncio.gather(*(router.route("hi") for _ in range(7)))
+        assert (idle(provider), in_use(provider)) == (3, 0)
+        async with SimulatedProvider("openai") as elsewhere:  # another address of the same provider, for once
+            response = await provider._http.send("GET", f"{elsewhere.base_url}/models", headers={})
+        assert (response.status, idle(provider)) == (401, 3)
+
+
+@real_time
+@EACH_ENGINE
+async def test_a_connection_that_was_not_used_for_long_is_closed_instead_of_used(server, engine, monkeypatch):
+    monkeypatch.setattr(_engine, "KEEP_ALIVE", 0.0)
+    provider = server.provider(engine=engine)
+    async with Router(providers=[provider]) as router:
+        server.behave(latency=0.05)
+        await asyncio.gather(*(router.route("hi") for _ in range(7)))
+        assert idle(provider) == 1
+        for _ in range(3):
+            await router.route("hi")
+        assert idle(provider) == 1
+
+
+@real_time
+@EACH_ENGINE
+async def test_a_connection_that_the_server_has_closed_is_not_used_again(server, engine):
+    provider = server.provider(engine=engine, max_retries=0)
+    async with provider:
+        await provider.generate("hi")
+        server._break()
+        for _ in range(100):  # without a turn of our loop the client cannot know but by a look
+            if not server.connections:
+                break
+            await asyncio.sleep(0)
+        assert await provider.generate("hi") == "hello"
+
+
+@real_time
+@EACH_ENGINE
+async def test_after_an_answer_that_was_not_read_to_its_end_the_connection_is_closed(server, engine):
+    provider = server.provider(engine=engine)
+    server.fail_next(faults.Endless(after=1))
+    async with provider:
+        stream = provider.generate_stream("hi")
+        await anext(stream)
+        assert in_use(provider) == 1
+        await stream.aclose()
+        assert (in_use(provider), idle(provider)) == (0, 0)
+
+
+@real_time
+@EACH_ENGINE
+async def test_closing_the_provider_ends_what_is_under_way(server, engine):
+    server.behave(latency=60)
+    provider = server.provider(engine=engine, max_retries=0)
+    calls = [asyncio.create_task(provider.generate("hi")) for _ in range(3)]
+    while in_use(provider) < 3:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await provider.aclose()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end) for end in ends] == [ConnectionFailedError] * 3
+
+
+# --- what is reached within httpx and httpcore ----------------------------------------------------------------------
+
+
+@real_time
+async def test_a_pool_of_httpcores_own_is_watched(server, monkeypatch):
+    monkeypatch.setattr(_connections, "UNUSED", 0.0)
+    monkeypatch.setattr(
+        "orchestrator.providers._httpx.give_pool", lambda client, tls: watch_connections(client))
+    provider = server.provider(engine="httpx")
+    async with Router(providers=[provider]) as router:
+        await leave_at_any_moment(router)
+        for _ in range(3):
+            assert await router.route("hi") == "hello"
+        [engine] = provider._http._engines.values()
+        pool = engine.client._transport._pool
+        assert pool._requests == []
+        assert [connection for connection in pool.connections if not connection.is_idle()] == []
 
 
 async def test_a_client_of_another_making_is_left_as_it_is():
     async with httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:
-        assert watch_connections(client) is client
+        assert give_pool(client, None) is client
+        assert not has_own_pool(client)
         assert (await client.get("http://localhost/")).status_code == 200
+
+
+async def test_what_goes_by_a_proxy_keeps_the_pool_that_knows_it(monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    async with httpx.AsyncClient() as client:
+        give_pool(client, None)
+        [mounted] = [mount for mount in client._mounts.values() if mount is not None]
+        assert isinstance(mounted._pool, httpcore.AsyncHTTPProxy)
+        assert isinstance(client._transport._pool, _pool.Pool)
+        assert isinstance(mounted._pool.create_connection, partial)
+        assert not has_own_pool(client)
+
+
+@real_time
+async def test_httpcores_locks_are_taken_away_and_where_they_have_another_name_all_works_still(server, monkeypatch):
+    provider = server.provider(engine="httpx")
+    async with provider:
+        await provider.generate("hi")
+        [pool] = [engine.client._transport._pool for engine in provider._http._engines.values()]
+        [[connection]] = pool._idle.values()
+        assert connection.http._request_lock is connection.http._connection._state_lock is _pool._UNLOCKED
+    monkeypatch.setattr(_pool, "_unlock", lambda owner, name: None)
+    provider = server.provider(engine="httpx")
+    async with Router(providers=[provider]) as router:
+        await leave_at_any_moment(router)
+        assert await router.route("hi") == "hello"
+        assert in_use(provider) == 0

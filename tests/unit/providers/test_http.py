@@ -22,6 +22,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.providers import _http
 from orchestrator.providers._http import HttpClient, WireLimits, WireResponse, parse_json
+from orchestrator.providers._httpx import new_client
 
 URL = "https://api.example/v1/x"
 
@@ -220,12 +221,12 @@ def made(monkeypatch) -> list[httpx.AsyncClient]:
         clients.append(FakeHttp(lambda request: httpx.Response(200, content=b"ok")).client)
         return clients[-1]
 
-    monkeypatch.setattr(_http, "_new_client", new)
+    monkeypatch.setattr(_http, "new_client", new)
     return clients
 
 
 async def test_one_client_is_made_at_the_first_call_and_closed_once(made):
-    http = HttpClient(ProviderConfig(name="p"))
+    http = HttpClient(ProviderConfig(name="p", engine="httpx"))
     assert made == []
     for _ in range(3):
         await http.send("GET", URL, headers={})
@@ -238,17 +239,17 @@ async def test_one_client_is_made_at_the_first_call_and_closed_once(made):
 
 
 def test_another_event_loop_gets_another_client_and_a_dead_loop_s_is_dropped(made):
-    http = HttpClient(ProviderConfig(name="p"))
+    http = HttpClient(ProviderConfig(name="p", engine="httpx"))
     for _ in range(3):
         asyncio.run(http.send("GET", URL, headers={}))
     assert len(made) == 3
-    assert len(http._clients) == 1
+    assert len(http._engines) == 1
     asyncio.run(http.aclose())
     assert not made[2].is_closed  # its loop is gone, and with it the right to use its sockets
 
 
 async def test_changed_tls_settings_make_a_new_client(made):
-    config = ProviderConfig(name="p")
+    config = ProviderConfig(name="p", engine="httpx")
     http = HttpClient(config)
     await http.send("GET", URL, headers={})
     config.verify_ssl = False
@@ -271,7 +272,7 @@ async def test_an_injected_client_is_never_closed_and_keeps_its_own_headers():
 async def test_an_injected_client_that_was_closed_is_the_provider_s_failure():
     http, _ = client(httpx.Response(200))
     assert http._injected is not None
-    await http._injected.aclose()
+    await http._injected.client.aclose()
     with pytest.raises(ProviderError) as caught:
         await http.send("GET", URL, headers={})
     assert type(caught.value) is ProviderError
@@ -285,7 +286,7 @@ async def test_a_proxy_that_cannot_be_used_is_named(monkeypatch):
 
 
 async def test_cookies_are_not_kept():
-    own = _http._new_client(ssl.create_default_context())
+    own = new_client(ssl.create_default_context())
     own._transport = fake = FakeHttp(lambda request: httpx.Response(200, headers={"set-cookie": "a=1; Path=/"}))
     own._mounts = {}
     for _ in range(2):
@@ -304,6 +305,18 @@ async def test_headers_of_the_configuration_win_over_those_of_the_call_whatever_
     assert sent.get_list("authorization") == ["mine"]
     assert (sent["x-tag"], sent["accept"], sent["accept-encoding"]) == ("1", "a/b", "identity")
     assert sent["user-agent"].startswith("resilient-orchestrator")
+
+
+async def test_headers_that_change_are_sent_as_they_are_now():
+    config = ProviderConfig(name="p", headers={"x-a": "1"})
+    fake = FakeHttp(lambda request: httpx.Response(200))
+    http = HttpClient(config, http_client=fake.client)
+    for token in ("t1", "t1", "t2"):
+        await http.send("GET", URL, headers={"authorization": token})
+    config.headers["x-a"] = "2"
+    await http.send("GET", URL, headers={"authorization": "t2"})
+    sent = [(request.headers["authorization"], request.headers["x-a"]) for request in fake.requests]
+    assert sent == [("t1", "1"), ("t1", "1"), ("t2", "1"), ("t2", "2")]
 
 
 @pytest.mark.parametrize("key", ["sk-abc\n", "sk-äbc", "sk-abc\r\nx-evil: 1"])

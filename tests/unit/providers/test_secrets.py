@@ -92,7 +92,10 @@ def as_told(vendor, status, body):
 
 @asynccontextmanager
 async def server(status, body, *, token_status=200, token_body=None):
+    serving = set()
+
     async def serve(reader, writer):
+        serving.add(asyncio.current_task())
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             asked = await reader.readuntil(b"\r\n\r\n")
             if asked.startswith(b"POST /oauth"):
@@ -116,6 +119,8 @@ async def server(status, body, *, token_status=200, token_body=None):
         yield f"http://user:{PASSWORD}@127.0.0.1:{port}"
     finally:
         listening.close()
+        if serving:
+            await asyncio.wait(serving, timeout=5)  # until each has seen that the client is gone
 
 
 async def iam():

@@ -1,0 +1,128 @@
+"""The seam between a provider's HTTP client and whoever moves the bytes: what an engine gets, and what it gives."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Protocol, TypeVar, overload
+
+from orchestrator.providers._secret import SecretBytes, SecretHeaders
+
+__all__ = [
+    "KEEP_ALIVE",
+    "MOST_IDLE",
+    "ConnectTimeout",
+    "Engine",
+    "Headers",
+    "HeadersToSend",
+    "ProtocolError",
+    "RawResponse",
+    "ReadTimeout",
+]
+
+# Of the idle connections of a provider; as httpx has it.
+KEEP_ALIVE = 5.0  # seconds without use
+MOST_IDLE = 100
+
+RawHeaders = list[tuple[bytes, bytes]]
+T = TypeVar("T")
+
+
+class ConnectTimeout(builtins.TimeoutError):
+    """No connection in time."""
+
+
+class ReadTimeout(builtins.TimeoutError):
+    """No bytes in time."""
+
+
+class ProtocolError(ConnectionError):
+    """What came is no HTTP response, or not the whole of one."""
+
+
+class Headers(Mapping[str, str]):
+    """The headers of a response by name in lower case; several of one name are joined by ``", "``.
+
+    Nothing is decoded before the first look: most responses are asked for two or three of a dozen.
+    """
+
+    __slots__ = ("_known", "raw")
+
+    def __init__(self, raw: RawHeaders) -> None:
+        self.raw = raw
+        self._known: dict[str, str] | None = None
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name.lower()]
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> str | None: ...
+
+    @overload
+    def get(self, name: str, default: str | T, /) -> str | T: ...
+
+    def get(self, name: str, default: str | T | None = None, /) -> str | T | None:
+        """As any mapping's, but without an exception for what is missing."""
+        return self._all().get(name.lower(), default)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return f"<{len(self.raw)} headers>"
+
+    def _all(self) -> dict[str, str]:
+        known = self._known
+        if known is None:
+            known = {}
+            for key, value in self.raw:
+                name, text = key.decode("latin-1").lower(), value.decode("latin-1")
+                known[name] = f"{known[name]}, {text}" if name in known else text
+            self._known = known
+        return known
+
+
+class HeadersToSend(SecretHeaders):
+    """The headers of a request, encoded once however often they are sent."""
+
+    __slots__ = ("block", "raw")
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(headers)
+        encoded = ((name.encode("ascii"), text.encode("ascii")) for name, text in headers.items())
+        self.raw = [(SecretBytes(name), SecretBytes(text)) for name, text in encoded]
+        self.block = SecretBytes(b"".join([b"%b: %b\r\n" % pair for pair in self.raw]))
+
+
+class RawResponse(Protocol):
+    """A response whose headers are there; the body comes as an asynchronous iterator of its chunks."""
+
+    status: int
+    headers: Headers
+    is_decoded: bool
+    """The body is read already, and what ``content-encoding`` names is undone: a hook of the user's client did it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Give the connection back, or close it when the body was not read to its end; idempotent."""
+
+
+class Engine(Protocol):
+    """Moves the bytes of requests and responses on one event loop; knows no status, no format and no limit of a body.
+
+    What it raises is an ``httpx.HTTPError``, ``httpx.InvalidURL``, ``RuntimeError`` or ``OSError``, the last of which
+    are the three of this module and those of the network.
+    """
+
+    async def open(
+        self, method: str, url: str, headers: HeadersToSend, body: bytes | None, *, connect: float | None,
+        read: float | None,
+    ) -> RawResponse:
+        """Send, and return once the headers are there; ``connect`` and ``read`` (one silence) in seconds."""
+
+    async def aclose(self) -> None:
+        """Close every connection."""

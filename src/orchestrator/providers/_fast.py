@@ -1,0 +1,146 @@
+"""The fast engine, of the extra ``fast``: connections of our own on asyncio, the last used one of an origin first.
+
+TLS is that of the httpx engine. Where the environment names a proxy for an address, httpx carries the request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from orchestrator.core.clock import now
+from orchestrator.providers import _engine
+from orchestrator.providers._dial import dial
+from orchestrator.providers._engine import ConnectTimeout, Engine, HeadersToSend, ProtocolError, RawResponse
+from orchestrator.providers._fast_connection import Connection, Exchange, Origin
+
+__all__ = ["FastEngine"]
+
+_MOST_ADDRESSES = 1000
+
+
+class _Address(NamedTuple):
+    origin: Origin
+    line: bytes  # of the request, behind the method
+    host: bytes  # a header
+    by_proxy: bool
+
+
+class FastEngine:
+    """See :class:`orchestrator.providers._engine.Engine`. ``proxied`` makes the engine for what goes by a proxy."""
+
+    def __init__(self, tls: ssl.SSLContext, proxied: Callable[[], Engine]) -> None:
+        self._loop = asyncio.get_running_loop()
+        tls.set_alpn_protocols(["http/1.1"])
+        self._tls = tls
+        self._make_proxied = proxied
+        self._proxied: Engine | None = None
+        self._addresses: dict[str, _Address] = {}
+        self._idle: dict[Origin, deque[Connection]] = {}  # the one that was used last is at the end
+        self._idle_count = 0
+        self._busy: set[Connection] = set()
+        self._closed = False
+
+    async def open(
+        self, method: str, url: str, headers: HeadersToSend, body: bytes | None, *, connect: float | None,
+        read: float | None,
+    ) -> RawResponse:
+        """Send, and return once the headers are there."""
+        address = self._addresses.get(url) or self._address(url)
+        if address.by_proxy:
+            return await self._by_proxy().open(method, url, headers, body, connect=connect, read=read)
+        connection = self._take(address.origin) or await self._connect(address.origin, connect)
+        host = b"" if "host" in headers else address.host
+        length = b"" if body is None or "content-length" in headers else b"content-length: %d\r\n" % len(body)
+        self._busy.add(connection)
+        exchange = None
+        try:
+            if self._closed:
+                raise ProtocolError("the engine was closed")
+            parts = (method.encode("ascii"), address.line, host, headers.block, length)
+            connection.send(b"%b%b%b%b%b\r\n" % parts, body, read)
+            status, told = await connection.head()
+            exchange = Exchange(connection, status, told, self._end)
+        finally:
+            if exchange is None:
+                self._busy.discard(connection)
+                connection.abort()
+        return exchange
+
+    def _address(self, url: str) -> _Address:
+        parts = httpx.URL(url)
+        if parts.scheme not in {"http", "https"} or not parts.host:
+            raise httpx.UnsupportedProtocol(f"the address has no host, or the protocol {parts.scheme[:32]!r}")
+        host = parts.raw_host.decode("ascii")
+        origin = Origin(parts.scheme == "https", host, parts.port or (443 if parts.scheme == "https" else 80))
+        line, named = b" %b HTTP/1.1\r\n" % parts.raw_path, b"host: %b\r\n" % parts.netloc
+        if len(self._addresses) >= _MOST_ADDRESSES:
+            self._addresses.clear()
+        address = self._addresses[url] = _Address(origin, line, named, _has_proxy(parts.scheme, host))
+        return address
+
+    def _by_proxy(self) -> Engine:
+        if self._proxied is None:
+            self._proxied = self._make_proxied()
+        return self._proxied
+
+    def _take(self, origin: Origin) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            self._idle_count -= 1
+            if connection.is_usable(now()):
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
+        tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": origin.host} if origin.secure else {}
+        try:
+            async with asyncio.timeout(limit):
+                return await dial(lambda: Connection(self._loop, origin), origin.host, origin.port, **tls)
+        except builtins.TimeoutError as exc:  # ours, or the kernel's
+            raise ConnectTimeout(f"no connection within {limit} s" if limit else str(exc)) from exc
+
+    def _end(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if self._closed or not connection.end():
+            connection.abort()
+            return
+        at = now()
+        idle = self._idle.setdefault(connection.origin, deque())
+        while idle and (idle[0].expires <= at or self._idle_count >= _engine.MOST_IDLE):
+            idle.popleft().abort()
+            self._idle_count -= 1
+        if self._idle_count >= _engine.MOST_IDLE:  # of other origins
+            connection.abort()
+            return
+        connection.expires = at + _engine.KEEP_ALIVE
+        idle.append(connection)
+        self._idle_count += 1
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        self._closed = True
+        for idle in self._idle.values():
+            self._busy.update(idle)
+        self._idle.clear()
+        self._idle_count = 0
+        for connection in self._busy:
+            connection.abort()
+        self._busy.clear()
+        if self._proxied is not None:
+            await self._proxied.aclose()
+        await asyncio.sleep(0)  # asyncio closes a socket one step after its transport
+
+
+def _has_proxy(scheme: str, host: str) -> bool:
+    proxies = getproxies()
+    return (scheme in proxies or "all" in proxies) and not proxy_bypass(host)

@@ -1,0 +1,253 @@
+"""One HTTP/1.1 connection of the fast engine: asyncio moves the bytes, httptools (llhttp) reads them, in one pass.
+
+Everything that comes is bounded here, too: a block of headers, and what is buffered for a reader that is slow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import httptools
+
+from orchestrator.core.clock import now
+from orchestrator.providers._engine import Headers, ProtocolError, RawHeaders, ReadTimeout
+from orchestrator.providers._network import readability
+
+__all__ = ["Connection", "Exchange", "Origin"]
+
+_MOST_WITHOUT_BODY = 100 * 1024  # bytes of headers, trailers and chunk extensions on end: what h11 takes, too
+_HIGH = 256 * 1024  # bytes of a body that wait for a reader before the server is made to wait
+
+_IDLE, _HEAD, _BODY, _WHOLE = range(4)
+
+
+class Origin(NamedTuple):
+    """What one connection leads to."""
+
+    secure: bool
+    host: str
+    port: int
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange at a time; who uses it awaits ``head`` and ``read``."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+        self.origin = origin
+        self._loop = loop
+        self._parser = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # connection_made comes first
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: OSError | None = None
+        self._state = _IDLE
+        self._reusable = True
+        self._status = 0
+        self._headers: RawHeaders = []
+        self._chunks: list[bytes] = []
+        self._size = 0  # of the chunks
+        self._without_body = 0  # bytes that came since the last byte of a body
+        self._paused = False
+        self._patience: float | None = None
+        self._heard = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
+        self.expires = 0.0  # on the loop's clock; of an idle one
+        self._is_readable: Callable[[int], object] = bool
+
+    # What the exchange does
+
+    def send(self, head: bytes, body: bytes | None, patience: float | None) -> None:
+        """Begin an exchange; ``patience``: seconds of silence after which it fails, None for no limit."""
+        self._state = _HEAD
+        self._status, self._headers, self._without_body = 0, [], 0
+        self._patience = patience
+        if patience is not None:
+            self._heard = now()
+            if self._alarm is None or self._alarm.when() > self._heard + patience:
+                self._disarm()
+                self._alarm = self._loop.call_at(self._heard + patience, self._look_for_silence)
+        if self._failure is None:  # else the server has closed it already, and head() tells that
+            self._transport.write(head + body if body else head)
+
+    async def head(self) -> tuple[int, Headers]:
+        """Status and headers, once they are there."""
+        while self._state is _HEAD:
+            await self._wait()
+        return self._status, Headers(self._headers)
+
+    async def read(self) -> bytes:
+        """All of the body that has come and was not read yet, waited for if need be; nothing at its end."""
+        while not self._chunks:
+            if self._state is _WHOLE:
+                return b""
+            await self._wait()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks, self._size = [], 0
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def end(self) -> bool:
+        """The end of the exchange: whether another one may follow. If not, the connection is closed now."""
+        # An answer may come before the request was taken as a whole; the rest of that would begin the next one.
+        if self._state is _WHOLE and self._reusable and not self._transport.get_write_buffer_size():
+            self._state = _IDLE
+            self._chunks, self._size = [], 0
+            if self._paused:
+                self._paused = False
+                self._transport.resume_reading()
+            return True
+        self.abort()
+        return False
+
+    def is_usable(self, at: float) -> bool:
+        """Whether an idle connection is still good; the server may have closed it, and the loop not have seen that."""
+        if not self._reusable or at >= self.expires:
+            return False
+        return not self._is_readable(0)
+
+    def abort(self) -> None:
+        """Close now; whoever waits gets an error."""
+        self._reusable = False
+        self._disarm()
+        self._transport.abort()
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    # What the transport tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._is_readable = readability(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is not _HEAD and self._state is not _BODY:  # nobody asked for it
+            self.abort()
+            return
+        if self._patience is not None:
+            self._heard = now()
+        self._without_body += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            self._fail(ProtocolError(f"no HTTP: {exc or type(exc).__name__}"))
+        if self._without_body > _MOST_WITHOUT_BODY and self._state is not _WHOLE:
+            self._fail(ProtocolError(f"more than {_MOST_WITHOUT_BODY} bytes without a body"))
+        if self._size > _HIGH and not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reusable = False
+        self._disarm()
+        if self._state is _BODY and exc is None and self._ends_with_connection():
+            self._state = _WHOLE
+        elif self._state is not _WHOLE:  # before the first exchange, too: whoever begins it shall know
+            where = "within the body" if self._state is _BODY else "without sending a response"
+            self._fail(exc if isinstance(exc, OSError) else ProtocolError(f"the server disconnected {where}"))
+        self._wake()
+
+    def _ends_with_connection(self) -> bool:
+        told = {name.lower(): value.lower() for name, value in self._headers}
+        return b"content-length" not in told and not told.get(b"transfer-encoding", b"").strip().endswith(b"chunked")
+
+    def _look_for_silence(self) -> None:
+        # One timer for many exchanges: most end long before it goes off, and it is set again only then.
+        self._alarm = None
+        if self._patience is None or self._state not in (_HEAD, _BODY):
+            return
+        due = self._heard + self._patience
+        if self._paused or due > now():  # paused: it is the reader who is slow
+            self._alarm = self._loop.call_at(max(due, now() + self._patience / 2), self._look_for_silence)
+        else:
+            self._fail(ReadTimeout("no bytes in time"))
+            self._wake()
+
+    def _fail(self, failure: OSError) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self.abort()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # What the parser tells
+
+    def on_message_begin(self) -> None:
+        if self._state is _WHOLE:  # more than was asked for
+            self._reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._state is _HEAD:  # else a trailer
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._state is not _HEAD:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:  # such as 103 Early Hints: the response is still to come
+            self._headers = []
+            return
+        self._status = status
+        self._state = _BODY
+        self._reusable = self._parser.should_keep_alive()
+
+    def on_body(self, body: bytes) -> None:
+        if self._state is _BODY:
+            self._without_body = 0
+            self._size += len(body)
+            self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._state is _BODY:
+            self._state = _WHOLE
+
+
+class Exchange:
+    """A response on a connection; see :class:`orchestrator.providers._engine.RawResponse`."""
+
+    __slots__ = ("_connection", "_give_back", "headers", "is_decoded", "status")
+
+    def __init__(
+        self, connection: Connection, status: int, headers: Headers, give_back: Callable[[Connection], None]
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.is_decoded = False
+        self._connection: Connection | None = connection
+        self._give_back = give_back
+
+    def __aiter__(self) -> Exchange:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._connection is None:
+            raise ProtocolError("the response was closed")
+        data = await self._connection.read()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    async def aclose(self) -> None:
+        """Give the connection back; nothing in it waits, so nothing can interrupt it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._give_back(connection)
