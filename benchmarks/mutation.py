@@ -1,13 +1,15 @@
 """Mutation testing: does a test fail when a line of the router's heart is changed a little?
 
     python benchmarks/mutation.py [--files resilience/deadline.py ...] [--sample 100 --seed 1] [--workers 2]
-                                  [--again] [--fresh] [--write]
+                                  [--quick 0.5] [--again] [--fresh] [--write]
 
-First every test runs once, with the lines it executes recorded. Then each mutant meets the tests that execute its
-function, in a process of its own, until one of them fails. A second call goes on where the first was broken off, as
-long as the source file is the same; ``--fresh`` forgets, ``--again`` tries the survivors once more (after a test was
-added). ``--write`` stores ``benchmarks/results/mutation.json`` and the tables of ``docs/mutation.md``. Survivors need a
-reason in ``benchmarks/mutation_survivors.toml``. Needs the dev extra, and fork.
+First every test runs once, with the lines it executes recorded, and once more where nothing was changed, in the same
+process as later. Then each mutant meets the tests that execute its function, in a process of its own, until one of them
+fails. A second call goes on where the first was broken off, as long as the source file is the same; ``--fresh``
+forgets, ``--again`` tries the survivors without a reason once more (after a test was added). ``--quick`` leaves out
+tests that take longer: more mutants survive, none dies of it. ``--write`` stores ``benchmarks/results/mutation.json``
+and the tables of ``docs/mutation.md``. Survivors need a reason in ``benchmarks/mutation_survivors.toml``. Needs the dev
+extra, and fork.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from functools import cache, partial
+from math import inf
 from pathlib import Path
+from types import CodeType
 
 from mutation_operators import Mutant, mutants
-from mutation_runner import Children, attempt, measure, prepare
+from mutation_runner import Children, Host, Task, attempt, changed_functions, hosted, measure, prepare, run_hosted
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -45,6 +49,7 @@ TESTS = ("unit/resilience/test_*.py", "unit/core/test_*.py", "unit/test_*.py", "
 TREE = ("src", "tests", "docs", "pyproject.toml")
 GOAL = 90.0  # percent of all mutants
 
+Pair = tuple[dict, Mutant]
 Record = dict  # file, digest, inside, line, source, becomes, outcome, by, seconds
 
 
@@ -64,45 +69,52 @@ def stored(path: Path) -> list[dict]:
 class Coverage:
     """Which test executes which lines; asked again only of test files that changed, or when the package did."""
 
-    def __init__(self, tree: Path, children: Children) -> None:
+    def __init__(self, tree: Path, children: Children, quick: float) -> None:
+        self.quick = quick
         source = digest(sorted((tree / "src").rglob("*.py")))
         shared = [*sorted((tree / "tests").glob("*.py")), *sorted((tree / "tests" / "contract").glob("[!t]*.py"))]
         known = {row["digest"]: row for row in stored(LINES)}
-        rows, missing = [], {}
+        rows: list[dict] = []
+        missing: dict[str, str] = {}
         for pattern in TESTS:
             for path in sorted((tree / "tests").glob(pattern)):
                 key = source + digest([path, *shared])
                 rows.append(known[key]) if key in known else missing.update({str(path.relative_to(tree)): key})
         files = [PACKAGE + file for file in targets(tree, [])]
-        tasks = ((test, partial(measure, tree, test, files)) for test in missing)
-        for test, row in children.run(tasks):
-            if "lines" not in row:
-                sys.exit(f"{test} fails without any mutant: {row}")
-            rows.append(row | {"digest": missing[test]})
+        if missing:
+            (_, result), = children.run([({}, partial(measure, tree, [*missing], files))])
+            if "rows" not in result:
+                sys.exit(f"without any mutant, the tests fail: {result}")
+            rows += [row | {"digest": missing[test]} for test, row in result["rows"].items()]
         LINES.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.rows = rows
+
+    @property
+    def files(self) -> list[str]:
+        """The test files."""
+        return sorted({test.split("::")[0] for row in self.rows for test in row["seconds"]})
+
+    def at_import(self, file: str) -> frozenset[int]:
+        """Lines that are executed when no test is running."""
+        return frozenset(line for row in self.rows for line in row["lines"].get(PACKAGE + file, {}).get("", ()))
 
     def tests(self, file: str, mutant: Mutant | None, favourites: Counter[str]) -> dict[str, float]:
         """Those that execute a line of the function (or of the file) and what each takes, in seconds.
 
         Not only those that execute the very line: CPython 3.11 tells no tracer of a coroutine that goes on by an
-        exception. They come first, though; then those that have found most, then the quickest; file by file.
+        exception. They come first, though; then those that have found most, then the quickest.
         """
-        found: dict[str, dict[str, tuple[bool, int, float]]] = {}
+        found: dict[str, tuple[bool, int, float]] = {}
         scope, lines = (mutant.scope, mutant.lines) if mutant is not None else (frozenset(), frozenset())
         for row in self.rows:
             for test, executed in row["lines"].get(PACKAGE + file, {}).items():
-                if not scope or not scope.isdisjoint(executed):
-                    rank = lines.isdisjoint(executed), -favourites[test], row["seconds"][test]
-                    found.setdefault(test.split("::")[0], {})[test] = rank
-        own = f"test_{Path(file).stem}"
-        files = sorted(found, key=lambda name: (
-            Path(name).stem != own, min(found[name].values())[0], sum(n for _, n, _ in found[name].values()),
-            sum(seconds for _, _, seconds in found[name].values()),
-        ))
-        return {
-            test: found[name][test][2] for name in files for test in sorted(found[name], key=lambda t: found[name][t])
-        }
+                if test and row["seconds"][test] <= self.quick and (not scope or not scope.isdisjoint(executed)):
+                    found[test] = lines.isdisjoint(executed), -favourites[test], row["seconds"][test]
+        return {test: found[test][2] for test in sorted(found, key=lambda name: found[name])}
+
+    def everything(self, files: Iterable[str]) -> dict[str, float]:
+        """Who executes any line of these files."""
+        return {test: seconds for file in files for test, seconds in self.tests(file, None, Counter()).items()}
 
 
 class Run:
@@ -135,55 +147,102 @@ class Run:
                 record = {"file": file, "digest": self.digests[file], "inside": mutant.inside, "line": mutant.line,
                           "source": mutant.source, "becomes": mutant.becomes, "nth": same[mutant.key]}
                 found.append((record, mutant))
+        made = {self.key(record) for record, _ in found}
+        self.records = {key: record for key, record in self.records.items() if key in made}
         if self.options.sample:
             found = random.Random(self.options.seed).sample(found, min(self.options.sample, len(found)))
+        explained = reasons()
         known = {
-            key for key, record in self.records.items() if not (self.options.again and record["outcome"] == "survived")
+            key for key, record in self.records.items()
+            if not (self.options.again and record["outcome"] == "survived" and key[:3] not in explained)
         }
         return [pair for pair in found if self.key(pair[0]) not in known]
 
-    def tasks(self, coverage: Coverage, pairs: list[tuple[Record, Mutant]]) -> Iterator[tuple[Record, Callable]]:
-        for record, mutant in pairs:
-            file = record["file"]
-            tests = coverage.tests(file, mutant, self.favourites[file])
-            killer = self.killers.get(self.key(record))
-            if killer in tests:
-                tests = {killer: tests[killer]} | tests
-            yield record, partial(attempt, self.tree, self.tree / PACKAGE / file, mutant.code, tests)
+    def tests(self, coverage: Coverage, record: Record, mutant: Mutant) -> dict[str, float]:
+        """Who meets a mutant; who has found it before comes first."""
+        tests = coverage.tests(record["file"], mutant, self.favourites[record["file"]])
+        killer = self.killers.get(self.key(record))
+        return {killer: tests[killer]} | tests if killer in tests else tests
 
-    def untouched(self, coverage: Coverage) -> None:
-        """The tests pass, in the same process and order, where nothing was changed."""
-        tasks = []
-        for file in self.files:
-            path = self.tree / PACKAGE / file
-            code = compile(path.read_text(), str(path), "exec", dont_inherit=True)
-            tasks.append((file, partial(attempt, self.tree, path, code, coverage.tests(file, None, Counter()))))
-        for file, result in self.children.run(tasks[::4]):
-            if result["outcome"] != "survived":
-                sys.exit(f"{file}: {result['by']} fails without any mutant")
+    def in_host(self, coverage: Coverage, pairs: list[Pair], host: Host) -> Iterator[Task]:
+        """What can be tried by exchanging functions, after the same with nothing exchanged."""
+        everything = coverage.everything(record["file"] for record, _ in pairs)
+        yield {"untouched": True}, partial(hosted, host, self.tree, {}, everything)
+        for record, mutant in pairs:
+            path = self.tree / PACKAGE / record["file"]
+            functions = self.functions(coverage, record["file"], mutant)
+            if host.knows(path, functions):
+                tests = self.tests(coverage, record, mutant)
+                yield record, partial(hosted, host, path, functions, tests)
+
+    def functions(self, coverage: Coverage, file: str, mutant: Mutant) -> dict[tuple[str, int], CodeType] | None:
+        """The functions to be exchanged; None where that would come too late."""
+        if not mutant.scope or not mutant.scope.isdisjoint(coverage.at_import(file)):
+            return None
+        return changed_functions(self.code(file), mutant.code)
+
+    @cache  # noqa: B019  # there is one run
+    def code(self, file: str) -> CodeType:
+        path = self.tree / PACKAGE / file
+        return compile(path.read_text(), str(path), "exec", dont_inherit=True)
+
+    def afresh(self, coverage: Coverage, pairs: list[Pair]) -> Iterator[Task]:
+        """What must be imported with the change, after the same without any."""
+        for number, (record, mutant) in enumerate(pairs):
+            if not number:
+                everything = coverage.everything(record["file"] for record, _ in pairs)
+                path = self.tree / PACKAGE / record["file"]
+                yield {"untouched": True}, partial(attempt, self.tree, path, self.code(record["file"]), everything)
+            path = self.tree / PACKAGE / record["file"]
+            tests = self.tests(coverage, record, mutant)
+            yield record, partial(attempt, self.tree, path, mutant.code, tests)
+
+    def count(self, begun: Record, result: dict) -> None:
+        if result["outcome"] == "error":
+            sys.exit(f"{begun}: {result['why']}")
+        if "untouched" in begun and result["outcome"] != "survived":
+            sys.exit(f"without any mutant, the tests fail: {result}")
+        if "untouched" not in begun and result["outcome"] == "killed" and "::" in (result["by"] or ""):
+            self.favourites[begun["file"]][result["by"]] += 1
+
+    def results(self, pairs: list[Pair]) -> Iterator[tuple[Record, dict]]:
+        if not pairs:
+            return
+        prepare(self.tree)
+        coverage = Coverage(self.tree, self.children, self.options.quick)
+        done = set()
+        for begun, result in run_hosted(coverage.files, self.options.workers, partial(self.in_host, coverage, pairs),
+                                        self.count):
+            if "untouched" not in begun:
+                done.add(self.key(begun))
+            yield begun, result
+        rest = [pair for pair in pairs if self.key(pair[0]) not in done]
+        yield from self.children.run(self.afresh(coverage, rest))
 
     def go(self) -> None:
-        prepare(self.tree)
-        coverage = Coverage(self.tree, self.children)
         pairs = self.wanted()
-        if pairs:
-            self.untouched(coverage)
         if self.options.fresh:
             RECORDS.unlink(missing_ok=True)
+        number = 0
         with RECORDS.open("a") as out:
-            for number, (begun, result) in enumerate(self.children.run(self.tasks(coverage, pairs)), 1):
+            for begun, result in self.results(pairs):
+                self.count(begun, result)
+                if "untouched" in begun:
+                    print(f"without any mutant, the tests pass, in {result['seconds']} s", flush=True)
+                    continue
+                number += 1
                 record = begun | result
                 self.records[self.key(record)] = record
-                if "::" in (result["by"] or ""):
-                    self.favourites[record["file"]][result["by"]] += 1
                 out.write(json.dumps(record) + "\n")
                 out.flush()
-                if record["outcome"] != "killed" or number % 50 == 0:
+                if record["outcome"] != "killed" or number % 50 == 0 or "why" in record:
                     print(f"{number}/{len(pairs)} {told(record)}", flush=True)
 
 
 def told(record: Record) -> str:
-    return f"{record['outcome']:8} {record['file']}:{record['line']} {record['inside']}: {record['becomes']}"
+    return f"{record['outcome']:8} {record['file']}:{record['line']} {record['inside']}: {record['becomes']}" + (
+        f" ({record['why']})" if "why" in record else ""
+    )
 
 
 def reasons() -> dict[tuple[str, str, str], str]:
@@ -256,7 +315,8 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=0, help="only so many mutants, drawn by the seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--again", action="store_true", help="try the survivors once more")
+    parser.add_argument("--quick", type=float, default=inf, help="leave out tests that take more CPU seconds than that")
+    parser.add_argument("--again", action="store_true", help="try the survivors without a reason once more")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--write", action="store_true", help="store the results and the page")
     options = parser.parse_args()

@@ -1,7 +1,7 @@
 """The small changes that ``benchmarks/mutation.py`` makes to a source file, one at a time, on its syntax tree.
 
-Left alone: docstrings, annotations, texts for people (a blank in them, or part of an f-string), ``__slots__`` and
-``__all__``, imports, decorators.
+Left alone: docstrings, annotations (overloads and the types of casts too), texts for people (a blank in them, or part
+of an f-string), ``__slots__`` and ``__all__``, imports, decorators.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def mutants(text: str, filename: str) -> Iterator[Mutant]:
     rows = text.splitlines()
     for place in places(tree):
         for new in replacements(place.node, place):
+            ast.fix_missing_locations(ast.copy_location(new, place.node))
             place.put(new)
-            code = compile(ast.fix_missing_locations(copy.deepcopy(tree)), filename, "exec", dont_inherit=True)
+            code = compile(tree, filename, "exec", dont_inherit=True)
             becomes = f"[removed] {place.header}" if isinstance(new, ast.Pass) else header(place.statement, new)
             place.put(place.node)
             if code != plain:
@@ -109,7 +110,7 @@ def walk(
         if field in {"annotation", "returns", "decorator_list", "type_comment"}:
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if not isinstance(node, ast.AST) or skipped(node):
+            if not isinstance(node, ast.AST) or skipped(node) or is_cast_type(parent, field, index):
                 continue
             at, name, own, around = statement, inside, lines, scope
             if isinstance(node, ast.stmt):
@@ -125,6 +126,11 @@ def walk(
                 text = not isinstance(parent, ast.JoinedStr)
                 yield Place(node, parent, field, index, at, name, own, around, condition, text)
             yield from walk(node, at, name, own, around)
+
+
+def is_cast_type(parent: ast.AST, field: str, index: int | None) -> bool:
+    """The first argument of ``cast``: an annotation."""
+    return isinstance(parent, ast.Call) and ast.unparse(parent.func) == "cast" and (field, index) == ("args", 0)
 
 
 def is_not(node: ast.AST) -> bool:
@@ -143,6 +149,8 @@ def skipped(node: ast.AST) -> bool:
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return True  # a docstring
+    if isinstance(node, FUNCTIONS) and any(ast.unparse(decorator) == "overload" for decorator in node.decorator_list):
+        return True
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return True
     if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):

@@ -23,7 +23,7 @@ from orchestrator import (
 )
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.events import FailedOver, RetryScheduled, Waiting
-from orchestrator.core.types import ReasoningDelta
+from orchestrator.core.types import Completion, ReasoningDelta
 from orchestrator.providers.base import EVERYTHING, BaseProvider
 from orchestrator.providers.mock import Answer, BrokenStream, Fail, Hang
 from support import NO_RETRY, first_available, kinds, mock, pieces_of, settle
@@ -120,6 +120,7 @@ async def test_a_strategy_that_yields_no_candidate_is_told_so(caplog):
 
     assert await Router(Names(), [mock("a")]).route("x") == "a"
     assert "order() yielded 'a', which is no candidate" in caplog.text
+    assert [record.name for record in caplog.records] == ["orchestrator"]
 
 
 async def test_the_deadline_is_the_error_whatever_failed_before():
@@ -321,3 +322,8 @@ async def test_a_stream_that_breaks_before_its_first_text_goes_on_elsewhere_for_
 
     router = first_available(Thinking(ProviderConfig(name="a")), mock("b"), retry=NO_RETRY)
     assert "".join(await pieces_of(router.route_stream("x"))) == "b"
+
+
+async def test_who_reads_only_text_gets_it_after_what_it_cannot_see():
+    router = first_available(mock("a", Answer(Completion("text", reasoning="hm"))))
+    assert await pieces_of(router.route_stream("x")) == ["text"]

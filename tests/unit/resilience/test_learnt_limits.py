@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,6 +149,13 @@ def test_a_call_begun_at_the_moment_of_a_report_may_be_counted_in_it():
     quota.take(50)
     quota.give_back(40, 1)
     assert quota.told(1).remaining == 10
+
+
+def test_there_is_any_room_where_nothing_is_known():
+    quota = LearntQuota()
+    assert quota.room(0) == inf
+    quota.report(Quota(3, limit=9, reset=12, refills=True), 100, 0)
+    assert (quota.room(100), quota.room(104), quota.room(112)) == (3, 5, inf)
 
 
 def test_no_wait_is_negative():

@@ -291,3 +291,20 @@ def test_room_is_what_the_scarcest_of_its_limits_leaves():
     limits.learn(RateLimits(requests=Quota(3, 100, 10)), 60)
     assert limits.room(60) == 3
     assert limits.room(70) == 4  # what was told is forgotten at its reset
+
+
+def test_the_room_is_what_the_tightest_limit_leaves():
+    assert Limits().room(0) == inf
+    limits = Limits(rpm=4, concurrency=3)
+    limits.release(limits.acquire(0), 1)
+    limits.acquire(30)
+    limits.acquire(30)
+    assert limits.room(30) == 1
+    assert limits.room(60) == 1
+    adaptive = Limits.of(config(max_concurrency=9), policy=LimitPolicy(adaptive=True, adaptive_initial=2))
+    assert adaptive.room(0) == 2
+    called = Limits(rpm=4)
+    called.acquire(0)
+    assert (called.room(0), called.room(60)) == (3, 4)
+    called.learn(RateLimits(requests=Quota(2, reset=50)), 60)
+    assert (called.room(60), called.room(110)) == (2, 4)
