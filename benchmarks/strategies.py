@@ -18,19 +18,26 @@ The file (schema 1), keys sorted, one line per cell; seconds, USD, percent 0 to 
                           episodes: [{provider, kind, from_s, until_s}], step_s, best, cells: {strategy: cell}}}
       step_s      width of a bin of the timelines
       best        {own | rival: {errors | p99 | first_token_p99 | cost: [strategy, value] | null}}
-                  the least; all but errors only among strategies (own and rivals alike) whose failures are at most 0.1
-                  points above the least of all
-    mean_regret   {strategy: {oracle | state: {first_token_p99, latency_p99, cost}}}  over the scenarios
+                  the least; p99 of all requests (``of_all``), cost only among strategies (own and rivals alike) whose
+                  failures are at most 0.1 points above the least of all
+    mean_regret   {strategy: {oracle | state | average: {first_token_p99, latency_p99, cost}}}  over the scenarios; null
+                  where it is infinite in one of them
 
     cell: requests, answered, failed, in_time, errors: {class: percent}     of the requests begun after the warm-up
           latency, first_token: {p50, p95, p99}     of answers
+          of_all: {latency, first_token}     the p99 of all requests, a failed one taking for ever: who gives up on
+                  the slow ones must not look fast for it. null where more than one in a hundred failed
           calls, attempts_per_request, cost_per_1000, share: {provider: percent of the answers}
-          regret: {oracle | state: {first_token_p50, ..p95, ..p99, latency_p50, ..p95, ..p99, cost}}
-                  figure / (the same of the oracle with that objective) - 1: 0.15 is 15 % above. ``oracle`` is
-                  clairvoyant, ``state`` knows the state of every provider, but not the luck of a call: see
+          regret: {oracle | state | average: {first_token_p50, ..p95, ..p99, latency_p50, ..p95, ..p99, cost}}
+                  figure / (the same of the oracle with that objective) - 1: 0.15 is 15 % above; a p99 is that of all.
+                  ``oracle`` is clairvoyant, ``state`` knows the state of every provider, but not the luck of a call,
+                  ``average`` (only of cost) not how long the answer will be either: see
                   orchestrator.simulation.oracle. Below 0 where requests compete for places
+
+Beside the strategies as they are by default stand some with arguments or router policies, see ``SETUPS``.
           latency_cdf, first_token_cdf: [...]       one per quantile, [] without answers
-          timeline: {answered: [per bin], failed: [[bin, count], ...]}      by when a request began; the whole run
+          timeline: {answered: [per bin], failed: [[bin, count], ...], p95: [60 equal parts, of answers]}
+                  by when a request began; the whole run
           breakers: [[at, provider, old, new], ...] sampled 200 times a run; of litellm models: cooldowns
 """
 
@@ -40,18 +47,20 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from math import ceil, isnan
+from math import ceil, inf, isinf, isnan
 from pathlib import Path
 from typing import Any
 
 from rivals.strategies import RIVALS
 
-from orchestrator.simulation import Run, Scenario, simulate
+from orchestrator import BreakerPolicy, HedgePolicy, Router
+from orchestrator.simulation import MakeRouter, RouterLike, Run, Scenario, World, simulate
 from orchestrator.simulation.oracle import OBJECTIVES, oracle, regret
-from orchestrator.simulation.report import page
+from orchestrator.simulation.report import p95_over, page
 from orchestrator.simulation.summary import quantile
+from orchestrator.strategies import LowestCost, RoutingStrategy
 from orchestrator.strategies.registry import BUILT_IN
 
 HERE = Path(__file__).parent
@@ -65,14 +74,35 @@ ORACLES = {
     f"{prefix} {objective}": (objective, foresight)
     for prefix, foresight in (("oracle", "luck"), ("state oracle", "state")) for objective in OBJECTIVES
 }
-KINDS = {**dict.fromkeys(BUILT_IN, "own"), **dict.fromkeys(RIVALS, "rival"), **dict.fromkeys(ORACLES, "oracle")}
+ORACLES["average oracle cost"] = ("cost", "average")
+# Name: what it is, the strategy for a scenario, and the router's policies where the scenario sets none.
+SETUPS: dict[str, tuple[str, Callable[[Scenario], str | RoutingStrategy], dict[str, Any]]] = {
+    "least-latency, patient breaker": (
+        "BreakerPolicy(consecutive_failures=50): a burst that fills a provider does not open its breaker",
+        lambda _: "least-latency", {"breaker": BreakerPolicy(consecutive_failures=50)},
+    ),
+    "least-latency, hedged": (
+        "HedgePolicy(): who is late is raced by the next provider", lambda _: "least-latency", {"hedge": HedgePolicy()},
+    ),
+    "lowest-cost in slo": (
+        "LowestCost(seconds=...) with the scenario's slo_s: the bound that the oracles of cost keep",
+        lambda scenario: LowestCost(seconds=scenario.slo_s), {},
+    ),
+}
+KINDS = {
+    **dict.fromkeys((*BUILT_IN, *SETUPS), "own"), **dict.fromkeys(RIVALS, "rival"), **dict.fromkeys(ORACLES, "oracle"),
+}
 
 
 def strategies() -> dict[str, dict[str, Any]]:
-    told = dict.fromkeys(BUILT_IN, "this library") | {name: about for name, (_, about) in RIVALS.items()} | {
-        name: f"least {objective}, " + (
-            "greedy and clairvoyant" if foresight == "luck" else "knows every provider's state, not a call's luck"
-        ) for name, (objective, foresight) in ORACLES.items()
+    knows = {
+        "luck": "greedy and clairvoyant", "state": "knows every provider's state, not a call's luck",
+        "average": "knows every provider's state, neither a call's luck nor its answer's length",
+    }
+    told = dict.fromkeys(BUILT_IN, "this library") | {
+        name: f"this library, {about}" for name, (about, *_) in SETUPS.items()
+    } | {name: about for name, (_, about) in RIVALS.items()} | {
+        name: f"least {objective}, {knows[foresight]}" for name, (objective, foresight) in ORACLES.items()
     }
     return {
         name: {"kind": kind, "real": kind == "own", "about": told[name], "order": order}
@@ -113,9 +143,20 @@ def played(path: Path, strategy: str, seed: int | None, quick: bool) -> tuple[di
         run = simulate(scenario, router=RIVALS[strategy][0], seed=seed, name=strategy)
     elif strategy in ORACLES:
         run = simulate(scenario, router=oracle(*ORACLES[strategy]), seed=seed, name=strategy)
+    elif strategy in SETUPS:
+        _, chosen, policies = SETUPS[strategy]
+        run = simulate(scenario, chosen(scenario), seed=seed, name=strategy, router=with_policies(policies))
     else:
         run = simulate(scenario, strategy, seed=seed)
     return described(run, scenario, path), cell(run)
+
+
+def with_policies(policies: dict[str, Any]) -> MakeRouter:
+    """The real router; what the scenario says of a policy holds."""
+    def make(world: World, strategy: Any, *, listeners: Iterable[Any] = ()) -> RouterLike:
+        options = {**policies, **world.scenario.router.options()}
+        return Router(strategy, world.providers, listeners=listeners, seed=world.seed, **options)
+    return make
 
 
 def described(run: Run, scenario: Scenario, path: Path) -> dict[str, Any]:
@@ -142,11 +183,23 @@ def cell(run: Run) -> dict[str, Any]:
     answers = [n for n, at in enumerate(rows.begun) if at >= run.warm_up_s and rows.outcome[n] == 0]
     return {
         **figures, "failed": round(100 - figures["answered"], 6),
+        "of_all": {
+            "latency": of_all((rows.latency[n] for n in answers), figures["requests"]),
+            "first_token": of_all((rows.first_token[n] for n in answers), figures["requests"]),
+        },
         "latency_cdf": cdf(rows.latency[n] for n in answers),
         "first_token_cdf": cdf(rows.first_token[n] for n in answers),
         "timeline": timeline(run),
         "breakers": [[round(c.at, 3), c.provider, c.old, c.new] for c in run.timeline.breakers],
     }
+
+
+def of_all(values: Iterable[float], requests: int) -> float | None:
+    """The p99 of so many requests, of which these were answered; nan, of one whose time nobody knows, is left out."""
+    known = list(values)
+    ordered = sorted(value for value in known if not isnan(value))
+    found = quantile([*ordered, *[inf] * (requests - len(known))], 0.99)
+    return None if found is None or isinf(found) else found
 
 
 def cdf(values: Iterable[float]) -> list[float | None]:
@@ -160,14 +213,21 @@ def timeline(run: Run) -> dict[str, Any]:
     answered, failed = [0] * (last + 1), [0] * (last + 1)
     for at, outcome in zip(rows.begun, rows.outcome, strict=True):
         (failed if outcome else answered)[min(last, int(at / width))] += 1
-    return {"answered": answered, "failed": [[n, count] for n, count in enumerate(failed) if count]}
+    return {
+        "answered": answered, "failed": [[n, count] for n, count in enumerate(failed) if count],
+        "p95": p95_over(run, 3),
+    }
 
 
 FIGURES = {
     **{f"{what}_{p}": (what, lambda c, what=what, p=p: c[what][p])
-       for what in ("first_token", "latency") for p in ("p50", "p95", "p99")},
+       for what in ("first_token", "latency") for p in ("p50", "p95")},
+    **{f"{what}_p99": (what, lambda c, what=what: c["of_all"][what]) for what in ("first_token", "latency")},
     "cost": ("cost", lambda c: c["cost_per_1000"]),
 }
+
+
+AGAINST = {"oracle": "oracle", "state": "state oracle", "average": "average oracle"}
 
 
 def add_regrets(cells: dict[str, dict[str, Any]]) -> None:
@@ -176,7 +236,7 @@ def add_regrets(cells: dict[str, dict[str, Any]]) -> None:
             told: {
                 name: regret(get(each), get(cells[best]) if (best := f"{prefix} {objective}") in cells else None)
                 for name, (objective, get) in FIGURES.items()
-            } for told, prefix in (("oracle", "oracle"), ("state", "state oracle"))
+            } for told, prefix in AGAINST.items()
         }
 
 
@@ -187,8 +247,8 @@ def best(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
     near = {name: each for name, each in real.items() if each["failed"] <= least + NEAR}
     return {kind: {
         "errors": winner(real, kind, lambda c: c["failed"]),
-        "p99": winner(near, kind, FIGURES["latency_p99"][1]),
-        "first_token_p99": winner(near, kind, FIGURES["first_token_p99"][1]),
+        "p99": winner(real, kind, FIGURES["latency_p99"][1]),
+        "first_token_p99": winner(real, kind, FIGURES["first_token_p99"][1]),
         "cost": winner(near, kind, FIGURES["cost"][1]),
     } for kind in ("own", "rival")}
 
@@ -202,10 +262,13 @@ def mean_regret(scenarios: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in KINDS:
         cells = [each["cells"][name] for each in scenarios.values() if name in each["cells"]]
-        for against in ("oracle", "state"):
+        for against in AGAINST:
             for figure in ("first_token_p99", "latency_p99", "cost"):
                 values = [v for c in cells if (v := c["regret"][against][figure]) is not None]
-                mean = round(sum(values) / len(values), 6) if values else None
+                endless = any(
+                    figure == f"{what}_p99" and p99 is None for c in cells for what, p99 in c["of_all"].items()
+                )
+                mean = round(sum(values) / len(values), 6) if values and not endless else None
                 found.setdefault(name, {}).setdefault(against, {})[figure] = mean
     return found
 

@@ -44,7 +44,7 @@ class Router:
 
     def __init__(
         self,
-        strategy: str | RoutingStrategy = "round-robin",
+        strategy: str | RoutingStrategy = "least-latency",
         providers: Iterable[BaseProvider] = (),
         *,
         retry: RetryPolicy | None = None,

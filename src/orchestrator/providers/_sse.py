@@ -48,6 +48,7 @@ class _Lines:
             lines[0] = self.rest() + lines[0]
         self._partial += rest
         if may_be_long and max(len(self._partial), *map(len, lines), 0) > self._limit:
+            self._partial.clear()  # the error is part of a cycle: a megabyte would wait for the garbage collector
             raise MalformedResponseError(f"a line of the stream is longer than {self._limit} bytes")
         if self._start and lines:
             self._start = False
@@ -106,6 +107,7 @@ class SSEDecoder:
                 self._size = len(self._data[0])
             self._size = self._size + len(value) + 1 if self._data else len(value)
             if self._size > self._limit:
+                self._data.clear()
                 raise MalformedResponseError(f"an event of the stream is longer than {self._limit} bytes")
             self._data.append(value)
         elif name == b"event":

@@ -16,6 +16,7 @@ SLO = 15.0  # seconds
 PRICE_WEIGHT = 0.5
 MEMORY = 30.0  # seconds: how fast results are forgotten
 RESULTS = 100.0  # of one provider: more are scaled down, so that a busy one learns as fast as others
+TRACE = 0.01  # of a result that was late: less than that is forgotten
 MISS = 20.0  # times as bad as an answer in time
 ROOM = 8.0  # calls in flight
 TINY = 1e-9  # seconds per token
@@ -103,6 +104,8 @@ class Adaptive(RoutingStrategy):
                 self._arms.clear()
             arm = self._arms[name] = _Arm()
         arm.look(view, at, load, self._slo, self._memory)
+        if arm.others < TRACE:  # Beta(a, 1), which is what most draw, without the two gamma draws of any other
+            return float(self.random.random() ** (1.0 / (1.0 + arm.in_time)))
         return self.random.betavariate(1.0 + arm.in_time, 1.0 + arm.others)
 
 

@@ -24,10 +24,10 @@ SPILL = 4.0  # times the expected cost of the best of all others
 
 
 class BestAvailable(RoutingStrategy):
-    """Those whose success share is within ``tolerance`` of the best, by expected cost; then the others in that order.
+    """Those whose success share is within ``tolerance`` of the best, as in ``least-latency``; then the others.
 
     The success share is that of the last minute or so (see :class:`CandidateView`), the cost ``expected_pace *
-    (in_flight + 1) / weight`` as in ``least-latency``. When the healthy ones are so busy that the best of them costs
+    (in_flight + 1) / weight``. When the healthy ones are so busy that the best of them costs
     more than ``spill`` times the best of all, health no longer decides: a queue is worse than a retry.
     """
 
@@ -69,7 +69,10 @@ class BestAvailable(RoutingStrategy):
             return of_all
         shares = [view.success_share(at) for view in views]
         bound = max(shares) - self._tolerance
+        near = [view for view, share in zip(views, shares, strict=True) if share >= bound]
+        if len(near) == len(views):
+            return of_all
         fastest, crowd = fastest_and_crowd(views)
-        healthy = least([view for view, share in zip(views, shares, strict=True) if share >= bound], at)
+        healthy = least(near, at)
         spill = self._spill * expected_cost(of_all, at, fastest, crowd)
         return healthy if expected_cost(healthy, at, fastest, crowd) <= spill else of_all

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import exp, inf
 
 from orchestrator.core.clock import Random
 from orchestrator.core.stats import UNMEASURED, CandidateView
 
-__all__ = ["EXPLORE_AFTER", "EXPLORE_EVERY", "Exploration", "crowding", "expected_cost", "fastest_and_crowd", "least"]
+__all__ = [
+    "EXPLORE_AFTER", "EXPLORE_EVERY", "SLACK", "Exploration", "by_least", "crowding", "expected_cost",
+    "fastest_and_crowd", "least",
+]
 
 EXPLORE_EVERY = 50  # decisions
 EXPLORE_AFTER = 10.0  # seconds without news of an idle candidate
 SLACK = 4.0  # calls: one more or less of a few is chance, and no crowd
+NEAR = 1.3  # times the least pace to expect: what chance alone makes of equal paces
+DOUBT = 120.0  # seconds: how fast an old pace is doubted
+RELUCTANCE = 20.0  # one decision in a thousand is no more than a tenth of the slowest percent
 
 
 def fastest_and_crowd(views: Sequence[CandidateView]) -> tuple[float, int]:
@@ -44,29 +50,75 @@ def crowding(view: CandidateView) -> float:
 
 
 def least(views: Sequence[CandidateView], at: float) -> CandidateView:
-    """Whose expected cost is the least; of equals the one with fewest in flight, then the first."""
-    fastest, crowd = fastest_and_crowd(views)
+    """Of those expected to be nearly as fast as the fastest the one with the least cost.
+
+    The pace to expect grows with crowding, up to ``NEAR`` times the least of them is near, and the cost is
+    ``expected_cost``; of equals the one with fewest in flight, then the first. Whoever is twice as slow, but idle,
+    would get the calls that make the tail; among the near, paces differ by chance as much as in truth: queues decide.
+    """
+    paces, crowded = [], []
+    for view in views:  # the usual case of what follows, without its calls
+        pace = view.pace
+        if pace is None or view.penalty:
+            return by_least(views, at)[0]
+        paces.append(pace)
+        more = view.in_flight + 1.0 - view.load
+        crowded.append(pace if more <= 0.0 else pace * (1.0 + more / (view.load + SLACK)))
+    bound = NEAR * min(crowded)
     first, lowest = views[0], inf
-    for view in views:
-        cost = expected_cost(view, at, fastest, crowd)
-        if cost < lowest or (cost == lowest and view.in_flight < first.in_flight):
-            first, lowest = view, cost
+    for view, pace, expected in zip(views, paces, crowded):  # noqa: B905  # strict costs a tenth of the decision
+        if expected <= bound:
+            cost = pace * (view.in_flight + 1) / view.weight
+            if cost < lowest or (cost == lowest and view.in_flight < first.in_flight):
+                first, lowest = view, cost
     return first
+
+
+def by_least(views: Sequence[CandidateView], at: float) -> list[CandidateView]:
+    """All in that order: the near by cost, then the others by the pace to expect."""
+    if len(views) < 2:
+        return list(views)
+    fastest, crowd = fastest_and_crowd(views)
+    paces = _paces(views, at, fastest, crowd)
+    bound = NEAR * min(paces)
+    keys = [
+        (0, expected_cost(view, at, fastest, crowd), view.in_flight) if pace <= bound else (1, pace, view.in_flight)
+        for view, pace in zip(views, paces, strict=True)
+    ]
+    return [views[n] for n in sorted(range(len(views)), key=keys.__getitem__)]
+
+
+def _paces(views: Sequence[CandidateView], at: float, fastest: float, crowd: int) -> list[float]:
+    """What to expect of each, ``crowding`` and failures included."""
+    paces = []
+    for view in views:
+        pace = fastest if view.pace is None else view.pace
+        more = view.in_flight + 1.0 - view.load
+        if view.penalty:  # its empty queue is no merit, see expected_cost
+            pace = view.expected_pace(at, fastest)
+            more += crowd
+        paces.append(pace if more <= 0.0 else pace * (1.0 + more / (view.load + SLACK)))
+    return paces
 
 
 class Exploration:
     """About one decision in ``every`` goes to the idle candidate not heard of for longest, and ``after`` seconds.
 
-    ``turned`` begins a decision; ``pick`` is worth calling once ``decisions`` have reached ``due``.
+    Fewer go to one that was slow: by the square of how many times slower than the fastest, down to one in
+    ``every * RELUCTANCE``. They alone would make the slowest percent. What was long ago says little, so that the
+    difference fades by ``e`` every ``DOUBT`` seconds. ``turned`` begins a decision; ``pick`` is worth calling once
+    ``decisions`` have reached ``due``.
     """
 
-    __slots__ = ("after", "decisions", "due", "every")
+    __slots__ = ("_last", "_wait", "after", "decisions", "due", "every")
 
     def __init__(self, every: int = EXPLORE_EVERY, after: float = EXPLORE_AFTER) -> None:
         self.every = every
         self.after = after
         self.due = every  # the decision at which it is; it stays so until there is somebody
         self.decisions = 0
+        self._last = 0
+        self._wait = float(every)
 
     def turned(self, candidates: Sequence[CandidateView]) -> list[CandidateView]:
         """The candidates of the next decision; another one comes first each time, so that of equals all get a share."""
@@ -74,14 +126,36 @@ class Exploration:
         turn = self.decisions % len(candidates)
         return [*candidates[turn:], *candidates[:turn]]
 
+    def anybody(self, views: Sequence[CandidateView], at: float) -> bool:
+        """Whether one of them is idle and not heard of: ``pick`` would find none else."""
+        before = at - self.after
+        return any(not view.in_flight and view.sampled_at < before and view.penalised_at < before for view in views)
+
     def pick(self, views: Sequence[CandidateView], at: float, random: Random) -> CandidateView | None:
-        """Whom to try now; None when there is news of everybody."""
-        oldest, before = None, at - self.after
+        """Whom to try now; None when there is recent news of all, or of all but those who are too slow for now."""
+        chosen, before = None, at - self.after
+        waited = (self.decisions - self._last) / self._wait
+        fastest = 0.0
         for view in views:
+            heard = max(view.sampled_at, view.penalised_at)
             # One with calls under way is being explored already.
-            if view.sampled_at < before and view.penalised_at < before and not view.in_flight:
-                oldest, before = view, max(view.sampled_at, view.penalised_at)
-        if oldest is not None:
+            if heard < before and not view.in_flight:
+                fastest = fastest or fastest_and_crowd(views)[0]
+                if waited >= _reluctance(view, fastest, at - heard):
+                    chosen, before = view, heard
+        if chosen is not None:
+            self._last = self.decisions
             # Drawn, or it could fall in step with a list that changes periodically and never see the same candidate.
-            self.due = self.decisions + int(self.every * (0.5 + random.random()))
-        return oldest
+            self._wait = self.every * (0.5 + random.random())
+            self.due = self.decisions + int(self._wait)
+        elif fastest:  # there is somebody, but too slow for now: not worth a look at each decision
+            self.due = self.decisions + self.every // 8
+        return chosen
+
+
+def _reluctance(view: CandidateView, fastest: float, since: float) -> float:
+    """How many times less often than others it is tried."""
+    if view.pace is None or view.pace <= fastest:
+        return 1.0
+    slower = 1.0 + (view.pace / fastest - 1.0) * exp(-since / DOUBT)
+    return min(slower * slower, RELUCTANCE)

@@ -8,27 +8,24 @@ from orchestrator.core.clock import now
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
-from orchestrator.strategies.expected import (
-    EXPLORE_AFTER,
-    EXPLORE_EVERY,
-    Exploration,
-    expected_cost,
-    fastest_and_crowd,
-    least,
-)
+from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, Exploration, by_least, least
 
 __all__ = ["LeastLatency"]
 
 
 class LeastLatency(RoutingStrategy):
-    """The least ``expected_pace * (in_flight + 1) / weight`` goes first; ties by fewest in flight, then in turn.
+    """Of those nearly as fast as the fastest the one with the shortest queue; the others when these are crowded.
 
-    The pace is an average of ``latency / (50 + tokens)``, so that long answers are not taken for a slow provider; see
-    :class:`CandidateView` for how it ages and what a failure adds. All candidates are compared: drawing two of them
-    first (the power of two choices) is no better for as few as a router has (``benchmarks/strategy_check.py``).
+    Near is a pace of at most 1.3 times the least. The pace is an average of ``latency / (50 + tokens)``, so that long
+    answers are not taken for a slow provider; see :class:`CandidateView` for how it ages and what a failure adds. With
+    more calls in flight than it was measured at it is expected to grow in proportion, so a crowd makes room for slower
+    ones. Among the near the least ``pace * (in_flight + 1) / weight`` goes first; ties by fewest in flight, then in
+    turn. All candidates are compared: drawing two of them first (the power of two choices) is no better for as few as
+    a router has (``benchmarks/strategy_check.py``).
 
     About one decision in ``explore_every`` goes to the idle candidate not heard of for longest, if that is more than
-    ``explore_after`` seconds: a provider that was slow once is found again when it is fast.
+    ``explore_after`` seconds: a provider that was slow once is found again when it is fast. The slower it was, the
+    fewer.
     """
 
     name = "least-latency"
@@ -49,6 +46,4 @@ class LeastLatency(RoutingStrategy):
         yield first
         views.remove(first)
         # Only now, if ever: until the first one failed, the others' load and pace have changed.
-        at = now()
-        fastest, crowd = fastest_and_crowd(views)
-        yield from sorted(views, key=lambda view: (expected_cost(view, at, fastest, crowd), view.in_flight))
+        yield from by_least(views, now())

@@ -11,7 +11,7 @@ from orchestrator.core.estimate import COMPLETION, prompt_tokens
 from orchestrator.core.stats import BASE_TOKENS, CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
-from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, Exploration, crowding, fastest_and_crowd
+from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, SLACK, Exploration, fastest_and_crowd
 
 __all__ = ["LowestCost"]
 
@@ -26,10 +26,10 @@ class LowestCost(RoutingStrategy):
 
     The cost: ``ProviderConfig.input_price`` and ``cached_input_price`` for the tokens of the prompt (about four bytes
     each; the share that came from the cache so far), ``output_price`` for the average of what all have written so far,
-    or ``max_tokens`` if that is less. The time: ``pace * (50 + tokens)``, longer when more calls are in flight than
-    the pace was measured with. Of equals the one with the least ``pace * (in_flight + 1) / weight``. Those without
-    prices come after all with prices, those expected to be late after all in time, and last those whose last failure
-    has not faded.
+    or ``max_tokens`` if that is less. The time: ``pace * (50 + tokens)``, longer or shorter in proportion when more or
+    fewer calls are in flight than the pace was measured with. Of equals the one with the least ``pace * (in_flight + 1)
+    / weight``. Those without prices come after all with prices, those expected to be late after all in time, and last
+    those whose last failure has not faded.
 
     ``seconds`` given, ``within`` is not used. Cheaper ones left aside are tried now and then, see ``least-latency``.
     """
@@ -54,11 +54,11 @@ class LowestCost(RoutingStrategy):
         views = explore.turned(candidates)
         prompt, written = prompt_tokens(request), _written(candidates, request)
         first = min(self._ranked(views, prompt, written), key=_rank)[1]
-        if explore.decisions >= explore.due:
+        if explore.decisions >= explore.due and explore.anybody(views, at := now()):
             # Nobody dearer: to try those could gain nothing.
             bound = _cost(first, prompt, written)
             cheaper = [view for view in views if _cost(view, prompt, written) <= bound]
-            first = explore.pick(cheaper, now(), self.random) or first
+            first = explore.pick(cheaper, at, self.random) or first
         yield first
         views.remove(first)
         for _, view in sorted(self._ranked(views, prompt, written), key=_rank):
@@ -70,8 +70,9 @@ class LowestCost(RoutingStrategy):
         paces, least = [], inf
         for view in views:
             pace = fastest if view.pace is None else view.pace
-            if view.in_flight + 1.0 > view.load:
-                pace *= crowding(view)
+            # With fewer in flight than it was measured at it is faster too: it was late because all asked it. Else it
+            # would be out until it is tried again, and full again a moment later.
+            pace *= (view.in_flight + 1.0 + SLACK) / (view.load + SLACK)
             paces.append(pace)
             if pace < least:  # noqa: PLR1730  # min() would be a call per candidate
                 least = pace

@@ -18,10 +18,12 @@ from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY
 ASKED = Request("?")
 
 
-def view(name: str, pace: float | None = None, in_flight: int = 0, **config: float) -> CandidateView:
+def view(
+    name: str, pace: float | None = None, in_flight: int = 0, load: float = 1.0, **config: float
+) -> CandidateView:
     made = CandidateView(name, **config)
     if pace is not None:
-        made.answered(now(), pace * 100, Usage(0, 50), 0)
+        made.answered(now(), pace * 100, Usage(0, 50), 0, load)
     made.in_flight = in_flight
     return made
 
@@ -44,15 +46,26 @@ class TestCost:
     async def test_the_fastest_goes_first_and_the_rest_follow(self):
         assert order(LeastLatency(), view("a", 0.03), view("b", 0.01), view("c", 0.02)) == "bca"
 
-    async def test_calls_in_flight_count(self):
-        assert order(LeastLatency(), view("a", 0.01, in_flight=4), view("b", 0.02, in_flight=1)) == "ba"
-        assert order(LeastLatency(), view("a", 0.01, in_flight=3), view("b", 0.03, in_flight=1)) == "ab"
+    async def test_among_the_near_the_shortest_queue_goes_first(self):
+        assert order(LeastLatency(), view("a", 0.01, in_flight=1), view("b", 0.012)) == "ba"
+        slower, faster = view("f", 0.012, in_flight=6, load=7), view("F", 0.01, in_flight=6, load=7)
+        assert order(LeastLatency(), slower, faster) == "Ff"
 
-    async def test_weight_counts(self):
-        assert order(LeastLatency(), view("a", 0.01), view("b", 0.03, weight=4)) == "ba"
+    async def test_an_empty_queue_is_no_merit_of_one_that_is_far_slower(self):
+        assert order(LeastLatency(), view("a", 0.01, in_flight=30, load=30), view("b", 0.014, load=30)) == "ab"
+
+    async def test_a_crowd_makes_room_for_a_slower_one(self):
+        fast, slow = view("f", 0.01, in_flight=10, load=10), view("s", 0.02)
+        assert order(LeastLatency(), fast, slow) == "fs"
+        fast.in_flight = 40
+        assert order(LeastLatency(), fast, slow) == "sf"
+
+    async def test_weight_counts_among_the_near(self):
+        assert order(LeastLatency(), view("a", 0.01), view("b", 0.012, weight=4)) == "ba"
+        assert order(LeastLatency(), view("a", 0.01), view("b", 0.03, weight=4)) == "ab"
 
     async def test_ties_go_to_the_one_with_fewest_in_flight(self):
-        more, fewer, last = view("m", 0.01, in_flight=3), view("f", 0.02, in_flight=1), view("l", 9)
+        more, fewer, last = view("m", 0.01, in_flight=5, load=9), view("f", 0.012, in_flight=4, load=9), view("l", 9)
         for candidates in permutations([more, fewer, last]):
             assert order(LeastLatency(), *candidates) == "fml"
         first = view("1", 0.001)
@@ -159,26 +172,43 @@ class TestFailures:
 
 class TestExploration:
     async def test_about_one_decision_in_fifty_goes_to_the_one_not_heard_of_for_longest(self):
-        slow, slower, fast = view("s", 9), view("S", 99), view("f", 0.01)
+        near, nearer, fast = view("n", 0.01), view("N", 0.01), view("f", 0.01)
         await asyncio.sleep(1)
-        slower.answered(now(), 990, Usage(0, 50), 0)
+        nearer.answered(now(), 1.0, Usage(0, 50), 0)
         strategy = least_latency()
         await asyncio.sleep(EXPLORE_AFTER + 1)
-        fast.answered(now(), 1.0, Usage(0, 50), 0)
-        decisions = firsts(strategy, [slower, slow, fast], 50 * EXPLORE_EVERY)
-        assert decisions.replace("f", "")[:40] == "s" * 40
+        fast.answered(now(), 0.1, Usage(0, 50), 0)
+        near.pace = nearer.pace = 1.4 * fast.pace  # not near, and hardly slower
+        decisions = firsts(strategy, [nearer, near, fast], 100 * EXPLORE_EVERY)
+        assert decisions.replace("f", "")[:40] == "n" * 40
         assert decisions[: EXPLORE_EVERY - 1] == "f" * (EXPLORE_EVERY - 1)
-        gaps = {len(gap) + 1 for gap in decisions[EXPLORE_EVERY - 1 :].split("s")[1:-1]}
-        assert 25 <= min(gaps) < max(gaps) <= 75
+        gaps = {len(gap) + 1 for gap in decisions[EXPLORE_EVERY - 1 :].split("n")[1:-1]}
+        assert 25 <= min(gaps) < max(gaps) <= 75 * 1.4**2 + EXPLORE_EVERY // 8
+
+    async def test_the_slower_it_was_the_fewer_go_to_it(self):
+        tried = {}
+        for times in (1.5, 2, 5, 100):
+            slow, fast = view("s", 0.01 * times), view("f", 0.01)
+            await asyncio.sleep(EXPLORE_AFTER + 1)
+            fast.answered(now(), 1.0, Usage(0, 50), 0)
+            tried[times] = firsts(least_latency(), [slow, fast], 400 * EXPLORE_EVERY).count("s")
+        assert tried[1.5] > 1.5 * tried[2] > 3 * tried[5]
+        assert 15 <= tried[5] == pytest.approx(tried[100], rel=0.2)  # one in a thousand, however slow
+
+    async def test_an_old_pace_is_doubted(self):
+        slow, fast = view("s", 0.05), view("f", 0.01)
+        await asyncio.sleep(600)
+        fast.answered(now(), 1.0, Usage(0, 50), 0)
+        assert firsts(least_latency(), [slow, fast], 20 * EXPLORE_EVERY).count("s") >= 15
 
     async def test_how_often_and_after_how_long_can_be_set(self):
-        slow, fast = view("s", 9), view("f", 0.01)
+        slow, fast = view("s", 0.014), view("f", 0.01)
         strategy = least_latency(explore_every=1, explore_after=3)
         await asyncio.sleep(2)
         assert firsts(strategy, [slow, fast], 10) == "f" * 10
         await asyncio.sleep(2)
         fast.answered(now(), 1.0, Usage(0, 50), 0)
-        assert "ss" in firsts(strategy, [slow, fast], 10)
+        assert firsts(strategy, [slow, fast], 10).count("s") >= 4
 
     async def test_nobody_is_explored_who_was_heard_of_lately(self):
         slow, fast = view("s", 9), view("f", 0.01)
@@ -201,10 +231,10 @@ class TestExploration:
         strategy = least_latency()
         was_slow, steady = view("w", 0.1), view("s", 0.02)
         asked = ""
-        for _ in range(600):
+        for _ in range(1200):
             await asyncio.sleep(0.1)
             first = next(strategy.order([was_slow, steady], ASKED))
             first.answered(now(), 1.0 if first is was_slow else 2.0, Usage(0, 50), 0)
             asked += first.name
         assert asked[:100] == "s" * 100
-        assert asked[300:].count("w") > 290
+        assert asked[-600:].count("w") > 590

@@ -88,7 +88,14 @@ async def test_cheaper_ones_left_aside_are_tried_again_and_dearer_ones_are_not()
     late, dear, first = view("l", 0.05, price=1), view("d", 0.01, price=9), view("f", 0.01, price=5)
     await asyncio.sleep(11)
     first.answered(now(), 1.0, Usage(0, 50), 0)
-    assert Counter(firsts(seeded(LowestCost()), [late, dear, first], 500)).keys() == {"f", "l"}
+    assert Counter(firsts(seeded(LowestCost()), [late, dear, first], 2000)).keys() == {"f", "l"}
+
+
+async def test_one_that_was_late_because_all_asked_it_is_asked_again_when_its_queue_is_short():
+    cheap, dear = view("c", 0.04, load=20, price=1, in_flight=20), view("d", 0.01, load=5, price=9, in_flight=5)
+    assert order(LowestCost(seconds=3), cheap, dear) == "dc"
+    cheap.in_flight = 5
+    assert order(LowestCost(seconds=3), cheap, dear) == "cd"
 
 
 @pytest.mark.parametrize("wrong", [{"within": 0.9}, {"within": float("nan")}, {"seconds": 0}])
