@@ -1,4 +1,4 @@
-"""A queue must end with what it waited for: callers that come back at once may not keep it alive, one call at a time."""
+"""A queue ends with what it waited for: callers that come back at once do not keep it alive, one call at a time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def caller(router, calls):
         await router.route("x")
 
 
-@pytest.mark.parametrize("config", [{}, {"rpm_limit": 100_000}, {"max_concurrency": 30}], ids=["none", "rpm", "at once"])
+@pytest.mark.parametrize("config", [{}, {"rpm_limit": 100_000}, {"max_concurrency": 30}], ids=["none", "rpm", "few"])
 async def test_when_a_provider_is_back_as_many_are_under_way_as_it_has_room_for(config):
     provider = Busy("a", 1, **config)
     async with Router("round-robin", [provider]) as router:

@@ -278,21 +278,6 @@ def test_the_configured_concurrency_bounds_the_adaptive_one():
     assert Limits.of(config(max_concurrency=2), before=limits, policy=policy).concurrency == 2
 
 
-def test_room_is_what_the_scarcest_of_its_limits_leaves():
-    assert Limits().room(0) == inf
-    limits = Limits(rpm=5, concurrency=4)
-    assert limits.room(0) == 4
-    leases = [limits.acquire(0) for _ in range(3)]
-    assert limits.room(0) == 1
-    for lease in leases:
-        limits.release(lease, 1)
-    assert limits.room(1) == 2
-    assert limits.room(60) == 4
-    limits.learn(RateLimits(requests=Quota(3, 100, 10)), 60)
-    assert limits.room(60) == 3
-    assert limits.room(70) == 4  # what was told is forgotten at its reset
-
-
 def test_the_room_is_what_the_tightest_limit_leaves():
     assert Limits().room(0) == inf
     limits = Limits(rpm=4, concurrency=3)
