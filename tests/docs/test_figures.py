@@ -12,6 +12,12 @@ def results(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / name).read_text())
 
 
+def bad(subject: str) -> int:
+    cells = [case[subject]["verdict"] for mode in results("faults.json")["table"].values() for case in mode.values()]
+    assert len(cells) == 122
+    return sum(verdict not in {"answered", "clean error"} for verdict in cells)
+
+
 def test_the_table_says_what_was_measured():
     overhead, strategies = results("overhead.json"), results("strategy_check.json")["results"]
     cost = overhead["microseconds"]
@@ -24,6 +30,7 @@ def test_the_table_says_what_was_measured():
         f"{imports['seconds']:.2f} s, {imports['rss_mb']:.0f} MB",
         *(f"{strategies['black hole'][name]['errors_percent']:.2f} %" for name in ("round-robin", "least-latency")),
         *(f"{strategies['slow provider'][name]['p99']:.1f} s" for name in ("round-robin", "least-latency")),
+        f"| {bad('orchestrator')} of 122 (LiteLLM Router {bad('litellm')}, LangChain {bad('langchain')}) |",
     ]
     rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.endswith(".json` |")]
     assert len(rows) == len(expected)
