@@ -103,6 +103,14 @@ def importing(module: str) -> tuple[float, float]:
     return statistics.median(run["wall"] for run in runs), statistics.median(run["rss_mb"] for run in runs)
 
 
+def calibration() -> float:
+    """Seconds of the processor for five million additions: how fast this machine is, for who compares two of them."""
+    began, total = time.process_time(), 0
+    for number in range(5_000_000):
+        total += number
+    return time.process_time() - began
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
@@ -121,7 +129,7 @@ def main() -> None:
     if options.write:
         RESULTS.write_text(json.dumps({
             "command": "python benchmarks/overhead.py --write " + f"--rounds {options.rounds} --calls {options.calls}",
-            "python": platform.python_version(),
+            "python": platform.python_version(), "seconds_for_5_000_000_additions": round(calibration(), 2),
             "microseconds": {name: round(value, 3) for name, value in table.items()},
             "import": {name: {"seconds": round(s, 3), "rss_mb": round(m, 1)} for name, (s, m) in imports.items()},
         }, indent=2) + "\n")

@@ -37,6 +37,14 @@ def test_the_table_says_what_was_measured():
     assert [row for row, figure in zip(rows, expected, strict=True) if figure not in row] == []
 
 
+def test_what_a_call_has_grown_by_is_what_was_counted():
+    counted = results("instructions.json")["instructions"]
+    then = counted[next(revision for revision in counted if revision != "now")]
+    readme = (ROOT / "README.md").read_text()
+    for strategy in ("round-robin", "least-latency"):
+        assert f"{100 * (counted['now'][strategy] / then[strategy] - 1):.1f} %" in readme
+
+
 def test_the_table_of_the_outage_says_what_was_measured():
     told = results("outage.json")
     patient, hasty = told["total outage, callers wait 120 s"], told["total outage, callers wait 2 s"]
