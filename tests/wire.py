@@ -10,19 +10,19 @@ FAST = pytest.mark.skipif(find_spec("httptools") is None, reason="needs the extr
 EACH_ENGINE = pytest.mark.parametrize("engine", ["httpx", pytest.param("fast", marks=FAST)])
 
 
-def pools(provider):
-    """Whatever holds the connections of a provider: an engine, or the pool that httpx was given."""
-    for engine in provider._http._engines.values():
-        yield engine if hasattr(engine, "_busy") else engine.client._transport._pool
+def connections(http):
+    """Of each engine of a provider's HTTP client; those of httpx are in the pool that it was given."""
+    for engine in http._engines.values():
+        yield engine._connections if hasattr(engine, "_connections") else engine.client._transport._pool.connections
 
 
 def in_use(provider):
     """How many connections carry an exchange."""
-    return sum(len(pool._busy) for pool in pools(provider))
+    return sum(len(those.in_use) for those in connections(provider._http))
 
 
 def idle(provider):
     """How many connections wait for the next exchange."""
-    counted = [(pool._idle_count, sum(map(len, pool._idle.values()))) for pool in pools(provider)]
+    counted = [(those.idle_count, len(those.idle)) for those in connections(provider._http)]
     assert all(count == there for count, there in counted)
     return sum(count for count, _ in counted)

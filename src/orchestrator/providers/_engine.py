@@ -9,8 +9,6 @@ from typing import Protocol, TypeVar, overload
 from orchestrator.providers._secret import SecretBytes, SecretHeaders
 
 __all__ = [
-    "KEEP_ALIVE",
-    "MOST_IDLE",
     "ConnectTimeout",
     "Engine",
     "Headers",
@@ -19,10 +17,6 @@ __all__ = [
     "RawResponse",
     "ReadTimeout",
 ]
-
-# Of the idle connections of a provider; as httpx has it.
-KEEP_ALIVE = 5.0  # seconds without use
-MOST_IDLE = 100
 
 RawHeaders = list[tuple[bytes, bytes]]
 T = TypeVar("T")

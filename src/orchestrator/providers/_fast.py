@@ -8,18 +8,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 import ssl
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from orchestrator.core.clock import now
-from orchestrator.providers import _engine
 from orchestrator.providers._dial import dial
 from orchestrator.providers._engine import ConnectTimeout, Engine, HeadersToSend, ProtocolError, RawResponse
 from orchestrator.providers._fast_connection import Connection, Exchange, Origin
+from orchestrator.providers._reuse import Connections
 
 __all__ = ["FastEngine"]
 
@@ -43,10 +41,7 @@ class FastEngine:
         self._make_proxied = proxied
         self._proxied: Engine | None = None
         self._addresses: dict[str, _Address] = {}
-        self._idle: dict[Origin, deque[Connection]] = {}  # the one that was used last is at the end
-        self._idle_count = 0
-        self._busy: set[Connection] = set()
-        self._closed = False
+        self._connections: Connections[Connection] = Connections()
 
     async def open(
         self, method: str, url: str, headers: HeadersToSend, body: bytes | None, *, connect: float | None,
@@ -56,22 +51,22 @@ class FastEngine:
         address = self._addresses.get(url) or self._address(url)
         if address.by_proxy:
             return await self._by_proxy().open(method, url, headers, body, connect=connect, read=read)
-        connection = self._take(address.origin) or await self._connect(address.origin, connect)
+        connections = self._connections
+        connection = connections.take(address.origin) or await self._connect(address.origin, connect)
         host = b"" if "host" in headers else address.host
         length = b"" if body is None or "content-length" in headers else b"content-length: %d\r\n" % len(body)
-        self._busy.add(connection)
+        connections.use(connection)
         exchange = None
         try:
-            if self._closed:
+            if connections.closed:
                 raise ProtocolError("the engine was closed")
             parts = (method.encode("ascii"), address.line, host, headers.block, length)
             connection.send(b"%b%b%b%b%b\r\n" % parts, body, read)
             status, told = await connection.head()
-            exchange = Exchange(connection, status, told, self._end)
+            exchange = Exchange(connection, status, told, connections.end)
         finally:
             if exchange is None:
-                self._busy.discard(connection)
-                connection.abort()
+                connections.drop(connection)
         return exchange
 
     def _address(self, url: str) -> _Address:
@@ -91,16 +86,6 @@ class FastEngine:
             self._proxied = self._make_proxied()
         return self._proxied
 
-    def _take(self, origin: Origin) -> Connection | None:
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            self._idle_count -= 1
-            if connection.is_usable(now()):
-                return connection
-            connection.abort()
-        return None
-
     async def _connect(self, origin: Origin, limit: float | None) -> Connection:
         tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": origin.host} if origin.secure else {}
         try:
@@ -109,33 +94,9 @@ class FastEngine:
         except builtins.TimeoutError as exc:  # ours, or the kernel's
             raise ConnectTimeout(f"no connection within {limit} s" if limit else str(exc)) from exc
 
-    def _end(self, connection: Connection) -> None:
-        self._busy.discard(connection)
-        if self._closed or not connection.end():
-            connection.abort()
-            return
-        at = now()
-        idle = self._idle.setdefault(connection.origin, deque())
-        while idle and (idle[0].expires <= at or self._idle_count >= _engine.MOST_IDLE):
-            idle.popleft().abort()
-            self._idle_count -= 1
-        if self._idle_count >= _engine.MOST_IDLE:  # of other origins
-            connection.abort()
-            return
-        connection.expires = at + _engine.KEEP_ALIVE
-        idle.append(connection)
-        self._idle_count += 1
-
     async def aclose(self) -> None:
         """Close every connection."""
-        self._closed = True
-        for idle in self._idle.values():
-            self._busy.update(idle)
-        self._idle.clear()
-        self._idle_count = 0
-        for connection in self._busy:
-            connection.abort()
-        self._busy.clear()
+        self._connections.close()
         if self._proxied is not None:
             await self._proxied.aclose()
         await asyncio.sleep(0)  # asyncio closes a socket one step after its transport

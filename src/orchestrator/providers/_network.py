@@ -40,6 +40,11 @@ class Network(httpcore.AsyncNetworkBackend):
             self._stream.abort()
         return self._stream
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether some of a request was not taken yet, though its answer may be there: it would begin the next one."""
+        return self._stream is not None and self._stream.is_sending
+
     def abort(self) -> None:
         """Close now, or as soon as there is a connection; idempotent."""
         self._aborted = True
@@ -98,6 +103,11 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._unsent.append(buffer)
         if len(buffer) >= _ENOUGH:
             self._send()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether bytes that were written are still here."""
+        return bool(self._unsent or self._transport.get_write_buffer_size())
 
     def _send(self) -> None:
         if self._unsent:

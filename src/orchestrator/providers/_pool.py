@@ -7,19 +7,16 @@ of what a request costs. And its shields do not stop ``Task.cancel()`` (encode/h
 from __future__ import annotations
 
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
 
 import httpcore
 
-from orchestrator.core.clock import now
-from orchestrator.providers import _engine
 from orchestrator.providers._network import Network
+from orchestrator.providers._reuse import Connections
 
 __all__ = ["Pool"]
-
 
 Key = tuple[bytes, bytes, int | None]  # scheme, host, port
 
@@ -33,10 +30,7 @@ class Pool:
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
-        self._idle: dict[Key, deque[_Connection]] = {}
-        self._idle_count = 0
-        self._busy: set[_Connection] = set()
-        self._closed = False
+        self.connections: Connections[_Connection] = Connections()
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send, and return once the headers are there; closing the response gives the connection back."""
@@ -44,57 +38,21 @@ class Pool:
         if url.scheme not in (b"http", b"https"):
             raise httpcore.UnsupportedProtocol(f"the address begins with {url.scheme.decode()[:32]!r}")
         key = (url.scheme, url.host, url.port)
-        connection = self._take(key) or _Connection(key, url.origin, self._tls)
-        self._busy.add(connection)
+        connection = self.connections.take(key) or _Connection(key, url.origin, self._tls)
+        self.connections.use(connection)
         response = None
         try:
             response = await connection.http.handle_async_request(request)
         finally:
             if response is None:
-                self._busy.discard(connection)
-                connection.network.abort()
+                self.connections.drop(connection)
         connection.unlock()
-        response.stream = _Body(response.stream, connection, self)
+        response.stream = _Body(response.stream, connection, self.connections)
         return response
-
-    def _take(self, key: Key) -> _Connection | None:
-        idle = self._idle.get(key)
-        while idle:
-            connection = idle.pop()
-            self._idle_count -= 1
-            if connection.expires > now() and not connection.http.has_expired():
-                return connection
-            connection.network.abort()
-        return None
-
-    def end(self, connection: _Connection) -> None:
-        """The end of an exchange: the connection may be used again, or is closed now."""
-        self._busy.discard(connection)
-        if self._closed or not connection.http.is_idle() or connection.has_more():
-            connection.network.abort()
-            return
-        at = now()
-        idle = self._idle.setdefault(connection.key, deque())
-        while idle and (idle[0].expires <= at or self._idle_count >= _engine.MOST_IDLE):
-            idle.popleft().network.abort()
-            self._idle_count -= 1
-        if self._idle_count >= _engine.MOST_IDLE:  # of other origins
-            connection.network.abort()
-            return
-        connection.expires = at + _engine.KEEP_ALIVE
-        idle.append(connection)
-        self._idle_count += 1
 
     async def aclose(self) -> None:
         """Close every connection."""
-        self._closed = True
-        for idle in self._idle.values():
-            self._busy.update(idle)
-        self._idle.clear()
-        self._idle_count = 0
-        for connection in self._busy:
-            connection.network.abort()
-        self._busy.clear()
+        self.connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,10 +66,10 @@ class Pool:
 class _Connection:
     """A connection of httpcore's, its network, and until when it may stay unused."""
 
-    __slots__ = ("_unlocked", "expires", "http", "key", "network")
+    __slots__ = ("_unlocked", "expires", "http", "network", "origin")
 
     def __init__(self, key: Key, origin: httpcore.Origin, tls: ssl.SSLContext) -> None:
-        self.key = key
+        self.origin = key
         self.network = Network()
         self.http = httpcore.AsyncHTTPConnection(origin=origin, ssl_context=tls, network_backend=self.network)
         self.expires = 0.0  # on the loop's clock
@@ -124,22 +82,34 @@ class _Connection:
             self._unlocked = True
             _unlock(getattr(self.http, "_connection", None), "_state_lock")
 
-
-    def has_more(self) -> bool:
-        """Whether more came than the answer: httpcore would take it for the answer to the next request."""
+    def end(self) -> bool:
+        """Whether another exchange may follow."""
+        if not self.http.is_idle() or self.network.is_sending:
+            return False
+        # More came than the answer: httpcore would take it for the answer to the next request.
         parser = getattr(getattr(self.http, "_connection", None), "_h11_state", None)
-        return parser is not None and bool(parser.trailing_data[0])
+        return parser is None or not parser.trailing_data[0]
+
+    def is_usable(self, at: float) -> bool:
+        """Whether it is still good after it was idle."""
+        return self.expires > at and not self.http.has_expired()
+
+    def abort(self) -> None:
+        """Close it now."""
+        self.network.abort()
 
 
 class _Body:
     """The body of a response, whose closing gives the connection back to the pool."""
 
-    __slots__ = ("_connection", "_pool", "_stream")
+    __slots__ = ("_connection", "_connections", "_stream")
 
-    def __init__(self, stream: Any, connection: _Connection, pool: Pool) -> None:  # noqa: ANN401  # as httpcore has it
+    def __init__(
+        self, stream: Any, connection: _Connection, connections: Connections[_Connection]  # noqa: ANN401  # httpcore's
+    ) -> None:
         self._stream = stream
         self._connection: _Connection | None = connection
-        self._pool = pool
+        self._connections = connections
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._stream.__aiter__()  # type: ignore[no-any-return]
@@ -151,7 +121,7 @@ class _Body:
                 if hasattr(self._stream, "aclose"):
                     await self._stream.aclose()
             finally:
-                self._pool.end(connection)
+                self._connections.end(connection)
 
 
 class _Unlocked:

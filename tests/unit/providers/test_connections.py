@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import ConnectionFailedError, Router
 from orchestrator.core.clock import new_random
-from orchestrator.providers import _connections, _engine, _pool
+from orchestrator.providers import _connections, _pool, _reuse
 from orchestrator.providers._connections import give_pool, has_own_pool, watch_connections
 from orchestrator.testing import SimulatedProvider, faults
 from wire import EACH_ENGINE, idle, in_use
@@ -72,7 +72,7 @@ async def test_one_connection_serves_one_caller_and_each_caller_at_once_has_anot
 @real_time
 @EACH_ENGINE
 async def test_no_more_than_so_many_connections_are_kept(server, engine, monkeypatch):
-    monkeypatch.setattr(_engine, "MOST_IDLE", 3)
+    monkeypatch.setattr(_reuse, "MOST_IDLE", 3)
     provider = server.provider(engine=engine)
     async with Router(providers=[provider]) as router:
         server.behave(latency=0.05)
@@ -86,7 +86,7 @@ async def test_no_more_than_so_many_connections_are_kept(server, engine, monkeyp
 @real_time
 @EACH_ENGINE
 async def test_a_connection_that_was_not_used_for_long_is_closed_instead_of_used(server, engine, monkeypatch):
-    monkeypatch.setattr(_engine, "KEEP_ALIVE", 0.0)
+    monkeypatch.setattr(_reuse, "KEEP_ALIVE", 0.0)
     provider = server.provider(engine=engine)
     async with Router(providers=[provider]) as router:
         server.behave(latency=0.05)
@@ -180,7 +180,7 @@ async def test_httpcores_locks_are_taken_away_and_where_they_have_another_name_a
     async with provider:
         await provider.generate("hi")
         [pool] = [engine.client._transport._pool for engine in provider._http._engines.values()]
-        [[connection]] = pool._idle.values()
+        [connection] = pool.connections.idle
         assert connection.http._request_lock is connection.http._connection._state_lock is _pool._UNLOCKED
     monkeypatch.setattr(_pool, "_unlock", lambda owner, name: None)
     provider = server.provider(engine="httpx")

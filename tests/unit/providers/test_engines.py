@@ -20,7 +20,7 @@ from orchestrator.core.errors import ConnectionFailedError, MalformedResponseErr
 from orchestrator.providers import OpenAICompatibleProvider, _dial, _http
 from orchestrator.providers._engine import Headers
 from orchestrator.providers._http import HttpClient
-from wire import EACH_ENGINE, FAST
+from wire import EACH_ENGINE, FAST, connections
 
 real_time = pytest.mark.real_time
 
@@ -158,7 +158,7 @@ async def test_an_answer_that_comes_before_the_whole_request_was_sent_is_taken(e
     async with server(answer) as (url, _), client(engine) as http:
         response = await http.send("POST", url, headers={}, body=b"x" * 20_000_000)
         assert (response.status, response.body) == (413, b"no")
-        assert [pool for engine in http._engines.values() for pool in getattr(engine, "_idle", {}).values()] == []
+        assert [those.idle for those in connections(http)] == [[]]
 
 
 # --- what HTTP forbids ----------------------------------------------------------------------------------------------
@@ -489,7 +489,7 @@ async def test_a_proxy_of_the_environment_is_used_but_for_what_it_is_not_for(eng
             assert await get(http, "http://elsewhere.example/x") == b"ok"
             assert await get(http, url) == b"ok"
             if engine == "fast":  # which has no need of httpx where there is no proxy
-                assert [one._idle_count for one in http._engines.values()] == [1]
+                assert [those.idle_count for those in connections(http)] == [1]
     assert [asked.split(b" ")[1] for asked in seen] == [b"http://elsewhere.example/x", b"/v1"]
 
 

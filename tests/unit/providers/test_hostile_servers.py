@@ -108,8 +108,8 @@ FLOODS = {
     "deltas": ("stream", (b"", delta("x" * 60_000) * 10), 1_000, "the stream is longer than 67108864 bytes"),
     "tool calls": ("stream", [delta(tool_calls=calls(part)) for part in range(10)], 1, "has more than 1000 tool calls"),
     "arguments": ("stream", (b"", delta(**CALL)), 1000, "arguments of the tool calls are longer than 4194304 char"),
-    "a bomb": ("plain", (gzip.compress(b" " * 100 * MIB),), 1, "the body is longer than 16777216 bytes"),
-    "a bomb in a stream": ("stream", (gzip.compress(b"\n" * 100 * MIB),), 1, "stream is longer than 8388608 bytes"),
+    "a bomb": ("plain", (gzip.compress(b" " * 100 * MIB, 1),), 1, "the body is longer than 16777216 bytes"),
+    "a bomb in a stream": ("stream", (gzip.compress(b"\n" * 100 * MIB, 1),), 1, "stream is longer than 8388608 bytes"),
 }
 SOONER = {  # where the default takes long to reach
     "lines of one event": {"line": 100_000}, "comments for ever": {"stream": 8 * MIB},
