@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 
-FAST = pytest.mark.skipif(find_spec("httptools") is None, reason="needs the extra `fast`")
+FAST = pytest.mark.skipif(None in map(find_spec, ("httptools", "msgspec")), reason="needs the extra `fast`")
 EACH_ENGINE = pytest.mark.parametrize("engine", ["httpx", pytest.param("fast", marks=FAST)])
 
 

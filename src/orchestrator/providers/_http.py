@@ -290,7 +290,7 @@ class HttpClient:
                 raise ValueError("http_client is a client of httpx, which engine='fast' does not use; leave one out")
             if not _has_fast():
                 raise ModuleNotFoundError(
-                    "engine='fast' needs httptools: pip install 'resilient-orchestrator[fast]'", name="httptools"
+                    "engine='fast' needs httptools and msgspec: pip install 'resilient-orchestrator[fast]'"
                 )
         return asked == "fast" or (asked is None and self._injected is None and _has_fast())
 
@@ -322,7 +322,8 @@ class HttpClient:
 
 @cache
 def _has_fast() -> bool:
-    return find_spec("httptools") is not None
+    # Both: httptools comes with uvicorn, too, where nobody has asked for another engine.
+    return all(find_spec(name) is not None for name in ("httptools", "msgspec"))
 
 
 def _tls(config: ProviderConfig) -> ssl.SSLContext:

@@ -510,6 +510,14 @@ async def test_the_fast_engine_is_taken_where_it_is_installed_unless_something_s
     assert kind(HttpClient(ProviderConfig(name="p"))) == "HttpxEngine"
 
 
+@pytest.mark.parametrize("there", [{"httptools"}, {"msgspec"}, set()], ids=["httptools", "msgspec", "none"])
+async def test_a_part_of_the_extra_that_came_with_something_else_asks_for_no_other_engine(monkeypatch, there):
+    monkeypatch.setattr(_http, "find_spec", lambda name: name if name in there else None)
+    _http._has_fast.cache_clear()
+    assert kind(HttpClient(ProviderConfig(name="p"))) == "HttpxEngine"
+    _http._has_fast.cache_clear()
+
+
 async def test_what_is_asked_for_and_cannot_be_had_is_refused_at_once(monkeypatch):
     own = FakeHttp(httpx.Response(200)).client
     with pytest.raises(ValueError, match="http_client is a client of httpx, which engine='fast' does not use"):
