@@ -48,7 +48,7 @@ TEXT = "{name} answers: раз два три four five six seven eight 🌍 to {
 FAULTY = 0.12  # share of the requests that meet a fault
 FAULTS: list[tuple[int, f.Fault]] = [  # how often, relative to one another; what costs a limit of time is rarer
     (10, f.Status(500)), (10, f.Status(503)), (4, f.Status(529)), (6, f.RateLimited(0.05)), (2, f.RateLimited(None)),
-    (1, f.Status(404)), (1, f.Status(401)), (8, f.Disconnect()), (8, f.Disconnect(reset=True)), (2, f.Hang()),
+    (8, f.Disconnect()), (8, f.Disconnect(reset=True)), (2, f.Hang()),
     (2, f.Hang(after=0)), (2, f.Hang(after=1)), (2, f.KeepAliveOnly(interval=0.05)),
     (2, f.KeepAliveOnly(after=1, interval=0.05)), (4, f.Cut(after=0)), (4, f.Cut(after=1)),
     (4, f.Cut(after=3, how="reset")), (4, f.Cut(after=3, how="end")), (4, f.ShortBody()), (4, f.ErrorInside(after=0)),
@@ -56,6 +56,7 @@ FAULTS: list[tuple[int, f.Fault]] = [  # how often, relative to one another; wha
     (4, f.EMPTY_ANSWER), (4, f.NO_USAGE), (1, f.Endless(after=1)), (4, f.Split(3)), (4, f.Crlf()),
     (4, f.Repeat("finish")), (4, f.Drop("end")), (4, f.Drop("finish")), (4, f.Latency(0.1)),
 ]
+REFUSALS = [(1, f.Status(401)), (1, f.Status(404))]  # by one of them: nobody waits for who refuses the key or the model
 TIMEOUTS = Timeouts(connect=0.5, first_token=0.4, idle=0.4, attempt=0.4, total=3)
 BREAKER = BreakerPolicy(break_base=0.2, break_max=1, credentials_break=0.2, ramp=0.5)
 
@@ -74,7 +75,6 @@ def serve() -> None:
 
     async def run() -> None:
         chance = random.Random(1)
-        weights, kinds = zip(*FAULTS, strict=True)
         async with AsyncExitStack() as stack:
             servers = [
                 await stack.enter_async_context(SimulatedProvider(
@@ -87,6 +87,7 @@ def serve() -> None:
                 for server in servers:
                     missing = server.received + 5000 - planned[server.name]
                     if missing > 0:
+                        weights, kinds = zip(*FAULTS, *(REFUSALS if server.name == NAMES[0] else ()), strict=True)
                         faults = chance.choices(kinds, weights, k=missing)
                         server.script([fault if chance.random() < FAULTY else None for fault in faults])
                         planned[server.name] += missing
