@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.core.clock import new_random
@@ -209,6 +209,8 @@ weights_of_all_sizes = st.sampled_from([5e-324, 1e-9, 1.0, 1e9, 1e300])
                                  st.integers(0, 10**9), st.one_of(extremes, st.none())), min_size=1, max_size=5),
     gap=st.sampled_from([0.0, 1e-9, 1e6]),
 )
+@example(histories=[([0.0], 5e-324, 1, None), ([1e-300], 5e-324, 0, None)], gap=1e6)  # one that answers in no time
+@example(histories=[([0.0], 1.0, 0, None), ([1e9], 1.0, 0, None)], gap=1e6)
 @settings(max_examples=40, deadline=None)
 def test_no_number_however_extreme_makes_it_raise_or_lose_a_candidate(name, histories, gap):
     async def main() -> None:

@@ -18,6 +18,7 @@ EXPLORE_AFTER = 10.0  # seconds without news of an idle candidate
 SLACK = 4.0  # calls: one more or less of a few is chance, and no crowd
 NEAR = 1.3  # times the least pace to expect: what chance alone makes of equal paces
 DOUBT = 120.0  # seconds: how fast an old pace is doubted
+ENDLESS = 1e9  # times: more is not told apart, and infinity is no number to go on with
 RELUCTANCE = 20.0  # one decision in a thousand is no more than a tenth of the slowest percent
 
 
@@ -135,12 +136,13 @@ class Exploration:
         """Whom to try now; None when there is recent news of all, or of all but those who are too slow for now."""
         chosen, before = None, at - self.after
         waited = (self.decisions - self._last) / self._wait
-        fastest = 0.0
+        fastest: float | None = None
         for view in views:
             heard = max(view.sampled_at, view.penalised_at)
             # One with calls under way is being explored already.
             if heard < before and not view.in_flight:
-                fastest = fastest or fastest_and_crowd(views)[0]
+                if fastest is None:
+                    fastest = fastest_and_crowd(views)[0]
                 if waited >= _reluctance(view, fastest, at - heard):
                     chosen, before = view, heard
         if chosen is not None:
@@ -148,7 +150,7 @@ class Exploration:
             # Drawn, or it could fall in step with a list that changes periodically and never see the same candidate.
             self._wait = self.every * (0.5 + random.random())
             self.due = self.decisions + int(self._wait)
-        elif fastest:  # there is somebody, but too slow for now: not worth a look at each decision
+        elif fastest is not None:  # there is somebody, but too slow for now: not worth a look at each decision
             self.due = self.decisions + self.every // 8
         return chosen
 
@@ -157,5 +159,6 @@ def _reluctance(view: CandidateView, fastest: float, since: float) -> float:
     """How many times less often than others it is tried."""
     if view.pace is None or view.pace <= fastest:
         return 1.0
-    slower = 1.0 + (view.pace / fastest - 1.0) * exp(-since / DOUBT)
+    times = min(view.pace / fastest, ENDLESS) if fastest else ENDLESS  # a mock answers in no time
+    slower = 1.0 + (times - 1.0) * exp(-since / DOUBT)
     return min(slower * slower, RELUCTANCE)
