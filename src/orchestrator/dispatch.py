@@ -194,7 +194,7 @@ class Dispatcher:
         failover = error.failover or (isinstance(error, ContentFilteredError) and self._failover_on_content_filter)
         if not failover:
             raise self._final(call, error)
-        if candidate is call.last_resort and error.verdict is Verdict.FAILURE:
+        if candidate is call.last_resort and error.verdict in (Verdict.FAILURE, Verdict.OVERLOADED):
             call.probed += (candidate.name,)  # on behalf of all who wait: it may still be asked after its break
         elif not self._worth_another_round(call, candidate, error):
             call.spent.add(candidate.name)

@@ -182,7 +182,9 @@ class Model:
 
     def judge(self, verdict, slow, retry_after):
         bad = verdict != "success"
-        self.row = self.row + 1 if bad else 0
+        answers = any(how == "success" and self.now // 4 - when // 4 < 2 for when, how, _ in self.ended)
+        if not (verdict == "overloaded" and answers):
+            self.row = self.row + 1 if bad else 0
         calls, failures, slows, _ = self.counts()
         enough = calls >= self.policy.min_calls
         if self.phase == "disabled":
@@ -283,6 +285,22 @@ class BreakerMachine(RuleBasedStateMachine):
             self.model.release(models, verdict.value)
             if self.model.phase == "open" and self.model.refused:
                 break
+
+    @rule(quarters=st.sampled_from([0, 4, 12, 16, 20, 28, 32]), overloads=st.integers(1, 6), late=st.booleans())
+    def answer_one_and_turn_others_away(self, quarters, overloads, late):
+        """At both ends of the time for which an answer proves that it is only full; a bucket is 16 quarters."""
+        self.end_at_once(Verdict.SUCCESS)
+        self.model.advance(quarters / 4)
+        for _ in range(overloads):
+            self.end_at_once(Verdict.OVERLOADED)
+        if late:
+            self.model.advance(8)
+
+    def end_at_once(self, verdict):
+        if self.model.wait() == 0:
+            mine, models = self.breaker.acquire(), self.model.acquire()
+            self.breaker.release(mine, verdict)
+            self.model.release(models, verdict.value)
 
     def release_one(self, data, verdict, **options):
         mine, models = self.permits[data.draw(st.integers(0, len(self.permits) - 1))]

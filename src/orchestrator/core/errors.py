@@ -87,6 +87,7 @@ class Verdict(Enum):
 
     SUCCESS = "success"
     FAILURE = "failure"
+    OVERLOADED = "overloaded"  # a failure, maybe of one that is merely full
     NEUTRAL = "neutral"
     LIMITED = "limited"
     CREDENTIALS = "credentials"
@@ -197,6 +198,8 @@ class ServerError(ProviderError):
 
 class OverloadedError(ServerError):
     """The provider says it is overloaded (503, 529)."""
+
+    verdict = Verdict.OVERLOADED
 
 
 class MalformedResponseError(ProviderError):

@@ -6,7 +6,8 @@
                       ▲                       │                          │
                       └──── a probe fails ────┴───────────trip───────────┘
 
-A trip is: failures in a row, the failure or slow ratio of the window, or refused credentials. By hand: ``isolate()``
+A trip is: failures in a row, the failure or slow ratio of the window, or refused credentials; overloads are not counted
+in a row as long as others are answered. By hand: ``isolate()``
 from any state, ``reset()`` back to closed. What time alone brings about is made up for at the next look. An open one
 may be asked for a probe before its break is over, as the last resort: such a probe ends the break or changes nothing.
 """
@@ -299,7 +300,10 @@ class Circuit(ABC):
 
     def _judge_call(self, verdict: Verdict, at: float, retry_after: float | None, *, slow: bool) -> None:
         failed = verdict is not Verdict.SUCCESS
-        self._count_in_row(self._failures_in_row + 1 if failed else 0)
+        # Who has just answered others, and turns this one away, is full and not down: five such in a row are nothing,
+        # and a break would take its places from those who wait. Should it go on, the ratio tells.
+        if verdict is not Verdict.OVERLOADED or not self._window.answers:
+            self._count_in_row(self._failures_in_row + 1 if failed else 0)
         if self._phase == "disabled":
             return
         if verdict is Verdict.CREDENTIALS:

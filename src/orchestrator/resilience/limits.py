@@ -15,7 +15,6 @@ from orchestrator.core.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     OrchestratorError,
-    OverloadedError,
     RateLimitError,
     TimeoutError,
     Verdict,
@@ -28,7 +27,7 @@ __all__ = ["Lease", "Limits"]
 
 MINUTE = 60.0
 _REFUSALS = (RateLimitError, AuthenticationError, ModelNotFoundError, InvalidRequestError)
-_TOO_MUCH = (OverloadedError, TimeoutError)
+_TOO_MUCH = (Verdict.LIMITED, Verdict.OVERLOADED)
 
 
 class Lease:
@@ -187,7 +186,7 @@ class Limits:
         if self._adaptive is not None:
             if verdict is Verdict.SUCCESS:
                 self._adaptive.answered(lease.at, at, self._in_use, latency)
-            elif verdict is Verdict.LIMITED or (verdict is Verdict.FAILURE and isinstance(error, _TOO_MUCH)):
+            elif verdict in _TOO_MUCH or (verdict is Verdict.FAILURE and isinstance(error, TimeoutError)):
                 self._adaptive.dropped(lease.at, at)
         self._in_use -= 1
         self._under_way -= lease.tokens

@@ -51,6 +51,12 @@ class Window:
         self._bucket[3] += 1
         self.late += 1
 
+    @property
+    def answers(self) -> int:
+        """Calls that did not fail, of this bucket and the one before it; true until ``turn``."""
+        before = self._ring[(self._slot - 1) % BUCKETS]
+        return self._bucket[0] - self._bucket[1] + before[0] - before[1]
+
     def roll(self, at: float) -> None:
         """Go on to the bucket of ``at``, forgetting those that are too old."""
         slot = int(at // self._width)

@@ -297,4 +297,4 @@ def test_only_the_caller_is_blamed_for_the_callers_fault():
 def test_whoever_is_to_blame_is_told_to_the_breaker():
     for cls in CLASSES:
         if cls.fault is errors.Fault.PROVIDER:
-            assert cls.verdict is Verdict.FAILURE
+            assert cls.verdict is (Verdict.OVERLOADED if cls is errors.OverloadedError else Verdict.FAILURE)

@@ -30,8 +30,8 @@ from orchestrator.resilience.breaker import BreakerOpenError, ProviderBreaker
 from orchestrator.resilience.breaks import time_left
 from orchestrator.resilience.deadline import EPSILON
 
-SUCCESS, FAILURE, NEUTRAL, LIMITED, CREDENTIALS = (
-    Verdict.SUCCESS, Verdict.FAILURE, Verdict.NEUTRAL, Verdict.LIMITED, Verdict.CREDENTIALS,
+SUCCESS, FAILURE, NEUTRAL, LIMITED, CREDENTIALS, OVERLOADED = (
+    Verdict.SUCCESS, Verdict.FAILURE, Verdict.NEUTRAL, Verdict.LIMITED, Verdict.CREDENTIALS, Verdict.OVERLOADED,
 )
 
 
@@ -135,6 +135,42 @@ def test_a_success_ends_the_row(make):
     breaker = make()
     calls(breaker, *[FAILURE] * 4, SUCCESS, *[FAILURE] * 4)
     assert breaker.phase == "closed"
+
+
+def test_overloads_of_one_that_answers_others_are_no_row(make):
+    breaker = make(min_calls=1000)
+    calls(breaker, SUCCESS, *[OVERLOADED] * 50)
+    assert (breaker.phase, breaker.fail_counter) == ("closed", 0)
+    calls(breaker, *[FAILURE] * 4, *[OVERLOADED] * 50)
+    assert breaker.phase == "closed"
+    calls(breaker, FAILURE)
+    assert breaker.phase == "open"
+
+
+def test_overloads_of_one_that_answers_nobody_any_more_are_a_row(make, clock, events):
+    breaker = make(min_calls=100, window=60)
+    clock.now = 1019.0  # the bucket before the last begins at 1014
+    calls(breaker, SUCCESS)
+    clock.now = 1025.0
+    calls(breaker, *[OVERLOADED] * 5)
+    assert breaker.phase == "closed"
+    clock.now = 1026.0
+    calls(breaker, *[OVERLOADED] * 4)
+    assert breaker.phase == "closed"
+    calls(breaker, OVERLOADED)
+    assert reasons(events) == ["5 failures in a row"]
+
+
+def test_failures_that_were_counted_are_no_answers(make):
+    breaker = make(min_calls=100)
+    calls(breaker, FAILURE, *[OVERLOADED] * 4)
+    assert breaker.phase == "open"
+
+
+def test_overloads_count_in_the_ratio(make, events):
+    breaker = make(min_calls=10)
+    calls(breaker, *[SUCCESS] * 5, *[OVERLOADED] * 5)
+    assert reasons(events) == ["failure ratio 0.50 of 10 calls"]
 
 
 def test_the_failure_ratio_opens_it_from_min_calls_on(make, events):
