@@ -3,7 +3,7 @@
     python benchmarks/strategies.py [--quick] [--scenario NAME ...] [--strategy NAME ...] [--write]
                                     [--html PAGE]
 
-Same seed and luck for all; two processes; progress on stderr. ``--write`` puts everything into
+Same seed and luck for all; two processes, the longest cells first; progress on stderr. ``--write`` puts everything into
 ``benchmarks/results/strategies.json``, ``--out`` elsewhere; two runs give the same bytes, since nothing in it is a
 wall-clock. ``--quick`` shortens everything six times: a look, not a result. ``linkerd`` is always shortened four times
 (15 s at 1000 requests a second).
@@ -134,6 +134,13 @@ def loaded(path: Path, *, quick: bool) -> Scenario:
     scenario = Scenario.load(path)
     factor = SHORTENED.get(path.stem, 1.0) * (QUICK if quick else 1.0)
     return scenario if factor == 1.0 else shortened(scenario, factor)
+
+
+def work(scenario: Scenario) -> float:
+    """About how many requests it has."""
+    sessions = scenario.traffic.sessions
+    rate = scenario.traffic.rate_rps + (sessions.number / sessions.think_s if sessions is not None else 0.0)
+    return scenario.duration_s * rate
 
 
 def played(path: Path, strategy: str, seed: int | None, quick: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -275,6 +282,9 @@ def mean_regret(scenarios: dict[str, Any]) -> dict[str, Any]:
 
 def run_all(jobs: list[tuple[Path, str]], seed: int | None, *, quick: bool, processes: int) -> dict[str, Any]:
     scenarios: dict[str, Any] = {}
+    asked_for = {path: loaded(path, quick=quick) for path, _ in jobs}
+    names = {path: scenario.name for path, scenario in asked_for.items()}
+    jobs = sorted(jobs, key=lambda job: -work(asked_for[job[0]]))  # or one process would wait for the other's last
     with ProcessPoolExecutor(processes) as pool:
         asked = {pool.submit(played, path, name, seed, quick): (path, name) for path, name in jobs}
         for done, future in enumerate(as_completed(asked), 1):
@@ -284,10 +294,11 @@ def run_all(jobs: list[tuple[Path, str]], seed: int | None, *, quick: bool, proc
             except Exception as error:
                 error.add_note(f"in {path.name} under {name}")
                 raise
-            scenario = scenarios.setdefault(Scenario.load(path).name, {**told, "cells": {}})
+            scenario = scenarios.setdefault(names[path], {**told, "cells": {}})
             scenario["cells"][name] = figures
             print(f"\r{done}/{len(jobs)} {path.stem} {name}\033[K", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
+    scenarios = dict(sorted(scenarios.items()))  # in whatever order they came: sums of floats depend on it
     for scenario in scenarios.values():
         add_regrets(scenario["cells"])
         scenario["best"] = best(scenario["cells"])
@@ -335,7 +346,6 @@ def main() -> None:
         if unknown:
             parser.error(f"no scenario {min(unknown)!r}. Known: {', '.join(path.stem for path in paths)}")
         paths = [path for path in paths if path.stem in options.scenario]
-    paths.sort(key=lambda path: (path.stem not in SHORTENED, path.stem))  # the longest first
     jobs = [(path, name) for path in paths for name in (options.strategy or KINDS)]
     scenarios = run_all(jobs, options.seed, quick=options.quick, processes=options.processes)
     told = strategies()

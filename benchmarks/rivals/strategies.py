@@ -40,25 +40,20 @@ class _Rival:
                     return event.completion
         raise AssertionError("an answer has an end")
 
-    async def stream(
+    def stream(
         self, prompt: str, /, *, timeout: float | None = None, priority: int = 0
     ) -> AsyncGenerator[StreamEvent, None]:
-        async with aclosing(self._by_the_deadline(prompt, timeout, stream=True)) as events:
-            async for event in events:
-                yield event
+        return self._by_the_deadline(prompt, timeout, stream=True)
 
     async def aclose(self) -> None:
         pass
 
-    async def _by_the_deadline(
+    def _by_the_deadline(
         self, prompt: str, timeout: float | None, *, stream: bool
     ) -> AsyncGenerator[StreamEvent, None]:
         began = now()
         request = Request(prompt, stream=stream, timeouts=self.timeouts)
-        deadline = began + (self.timeouts.total if timeout is None else timeout)
-        async with aclosing(self.events(request, began, deadline)) as events:
-            async for event in events:
-                yield event
+        return self.events(request, began, began + (self.timeouts.total if timeout is None else timeout))
 
     def events(self, request: Request, began: float, deadline: float) -> AsyncGenerator[StreamEvent, None]:
         raise NotImplementedError

@@ -21,6 +21,9 @@ from orchestrator.waiting import Place
 
 __all__ = ["Call", "Contest", "Running", "reads_stream"]
 
+_SUCCESS, _NEUTRAL = Verdict.SUCCESS, Verdict.NEUTRAL  # of the enum they cost as much as a call, each time
+_NOBODY: frozenset[str] = frozenset()
+
 
 class Contest(Protocol):
     """What an attempt tells the race it takes part in, where a router hedges."""
@@ -41,9 +44,9 @@ class Call:
         "window",
     )
 
-    def __init__(
-        self, request: Request, *, id: int, timeout: float, loop: asyncio.AbstractEventLoop, watch: Watch,
-        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False, priority: int = 0,
+    def __init__(  # noqa: PLR0917  # by name they would cost more than all that is done with them
+        self, request: Request, id: int, timeout: float, loop: asyncio.AbstractEventLoop, watch: Watch,
+        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False, priority: int = 0,  # noqa: FBT001, FBT002
     ) -> None:
         self.request = request
         self.id = id
@@ -57,11 +60,11 @@ class Call:
         self.place: Place | None = None  # while it waits
         self.last_resort: Candidate | None = None  # may be asked although its circuit is open
         self.probed: tuple[str, ...] = ()  # as a last resort, in vain
-        self.started = loop.time()
-        self.deadline = self.started + timeout
+        self.started = started = loop.time()
+        self.deadline = started + timeout
         self.total = request.timeouts.total  # as configured; a caller's own `timeout` blames nobody
         self.attempts: list[Attempt] = []
-        self.spent: set[str] = set()
+        self.spent = _NOBODY  # those that are not asked again
         self.window = 0
         self._prompt_tokens: int | None = None
         self.race: Contest | None = None
@@ -106,13 +109,14 @@ class Running:
         if call.place is not None:
             call.stop_waiting(at)
         self.streamed = reads_stream(call, candidate)
-        self.record = record = Attempt(candidate.name, candidate.model, len(call.attempts) + 1, at)
+        attempts = call.attempts
+        self.record = record = Attempt(candidate.name, candidate.model, len(attempts) + 1, at)
         self.race = call.race
         if self.race is not None and self.race.began(self):
             record.hedge = True  # an extra call earns no share of another one
-        elif not call.attempts or not any(attempt.provider == candidate.name for attempt in call.attempts):
+        elif not attempts or not any(attempt.provider == candidate.name for attempt in attempts):
             candidate.budget.call(at)
-        call.attempts.append(record)
+        attempts.append(record)
         if call.listening:
             call.emit(AttemptStarted(at, call.id, record.number, candidate.name, candidate.model, record.hedge))
 
@@ -123,9 +127,11 @@ class Running:
 
     def limit(self) -> float:
         """Loop time at which this attempt, or the opening of its stream, has taken too long."""
-        if self.candidate.silences and self.candidate.replaceable(self.record.started, self.call.spent):
-            return min(self.record.started + self.allowed(), (self.record.started + self.call.deadline) / 2)
-        return min(self.record.started + self.allowed(), self.call.deadline)
+        started, deadline = self.record.started, self.call.deadline
+        if self.candidate.silences and self.candidate.replaceable(started, self.call.spent):
+            deadline = (started + deadline) / 2
+        limit = started + self.allowed()
+        return limit if limit < deadline else deadline  # noqa: FURB136  # min() would be a call per attempt
 
     def allowed(self) -> float:
         """Seconds an attempt, or the opening of its stream, may take."""
@@ -188,11 +194,11 @@ class Running:
         if answer.model is None:
             answer.model = candidate.model
         answer.latency = at - call.started
-        answer.attempts = tuple(call.attempts)
-        if len(call.attempts) > 1:
+        answer.attempts = attempts = tuple(call.attempts)
+        if len(attempts) > 1:
             self._forget_frames()
         tokens = None if usage is None or candidate.limits is None else usage.total_tokens
-        self.end(Verdict.SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
+        self.end(_SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
         return answer
 
     def lose(self, enough: float, answer: Completion | None) -> None:
@@ -241,12 +247,11 @@ class Running:
         if at is None:
             at = call.loop.time()
         record.duration = at - record.started
-        retry_after = error.retry_after if error is not None else None
-        if verdict is not Verdict.SUCCESS and verdict is not Verdict.NEUTRAL:
+        if verdict is not _SUCCESS and verdict is not _NEUTRAL:
             if candidate.was_of_old_key(record):
-                verdict = Verdict.NEUTRAL
+                verdict = _NEUTRAL
             else:
-                candidate.view.failed(at, retry_after)
+                candidate.view.failed(at, None if error is None else error.retry_after)
             if verdict is Verdict.LIMITED:
                 candidate.view.limited += 1
         # How fast a stream goes on depends on its reader too: it is judged by its first piece.

@@ -34,6 +34,7 @@ from orchestrator.resilience.limits import Lease, Limits
 __all__ = ["Candidate", "Host"]
 
 _log = logging.getLogger("orchestrator")
+_SUCCESS = Verdict.SUCCESS  # of the enum it costs as much as a call, each time
 
 
 class Host(Protocol):
@@ -223,8 +224,9 @@ class Candidate:
             permit.lease = limits.acquire(at, tokens)
         if permit.probe or (limits is not None and limits.wait_time(at) > 0):
             self._host.stale = True
-        self.view.in_flight += 1
-        self.view.requests += 1
+        view = self.view
+        view.in_flight += 1
+        view.requests += 1
         return permit
 
     def release(
@@ -232,9 +234,9 @@ class Candidate:
         error: OrchestratorError | None = None,
     ) -> None:
         """Give permit and lease back; ``tokens`` is what the call used, None where that is not known."""
-        host, limits = self._host, self.limits
-        self.view.in_flight -= 1
-        retry_after = error.retry_after if error is not None else None
+        host, limits, view = self._host, self.limits, self.view
+        view.in_flight -= 1
+        retry_after = None if error is None else error.retry_after
         self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
         if limits is not None:
             blocked = limits.wait_time(at) > 0
@@ -243,15 +245,16 @@ class Candidate:
             if blocked or limits.wait_time(at) > 0:
                 host.stale = True
             host.freed(self)
-        if verdict is Verdict.SUCCESS:
+        if verdict is _SUCCESS:
             self._limited_in_a_row = 0
         if permit.probe or self.removed:
             host.changed()
-        if self.removed and not self.view.in_flight:
+        if self.removed and not view.in_flight:
             host.in_background(self.close())
 
-    def opened(self, permit: Permit) -> None:
-        """The first piece of a stream is there: a probe need not wait for its end."""
+    def opened(self, permit: Permit, at: float, waited: float) -> None:
+        """The first piece of a stream is there, after so many seconds: a probe need not wait for its end."""
+        self.view.opened(at, waited)
         if permit.probe:
             self.breaker.opened(permit)
             self._host.changed()  # where several must pass one after the other, it is the turn of the next

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from math import inf
@@ -54,7 +54,7 @@ class Dispatcher:
     ) -> None:
         self._pool = pool
         self._strategy = strategy
-        self._answer = partial(answer_from, policy=policy, random=random)
+        self._answer = partial(answer_from, policy, random)
         self._failover_on_content_filter = failover_on_content_filter
         self._hedging = None if hedge is None else Hedging(
             hedge, self._answer, self._give_up, pool.in_background, pool.queued
@@ -62,15 +62,15 @@ class Dispatcher:
 
     async def run(self, call: Call) -> Completion | LiveStream:
         """Ask one candidate after the other until one answers or the deadline comes."""
-        at = call.started
+        at, hedging = call.started, self._hedging
         while True:
             candidates = self._in_order(call, self._ready(call, at))
-            line = None if self._hedging is None else Line(candidates, partial(self._may_ask, call))
+            line = None if hedging is None else Line(candidates, partial(self._may_ask, call))
             for candidate in line or candidates:
                 try:
-                    if self._hedging is None or line is None:
+                    if hedging is None or line is None:
                         return await self._answer(call, candidate)
-                    answer = await Race(self._hedging, call, candidate, line).run()
+                    answer = await Race(hedging, call, candidate, line).run()
                     if answer is not None:
                         return answer
                 except OrchestratorError as error:
@@ -87,7 +87,7 @@ class Dispatcher:
         their budget. The request was good for one provider, so whoever calls it invalid is passed over; of those,
         ``refused`` says who shall be asked another way.
         """
-        call.spent.update(broken)
+        call.spent = call.spent.union(broken)
         while True:
             again = False
             for candidate in self._in_order(call, self._ready(call, call.loop.time())):
@@ -111,7 +111,7 @@ class Dispatcher:
         """Whether this provider stays in the game although it took the request for invalid."""
         if refused(candidate.name):
             return True
-        call.spent.add(candidate.name)
+        call.spent |= {candidate.name}
         if call.listening:
             call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
         return False
@@ -124,7 +124,7 @@ class Dispatcher:
                 continue
             tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
             if tried <= candidate.max_retries and candidate.config.enabled and candidate.afford():
-                call.spent.discard(candidate.name)
+                call.spent -= {candidate.name}
                 return True
         return False
 
@@ -141,16 +141,17 @@ class Dispatcher:
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
         order = self._order(call, views)
-        if self._pool.ramping:
-            order = self._pool.ease_in(order)
-        seen = set()
+        pool = self._pool
+        if pool.ramping:
+            order = pool.ease_in(order)
+        seen: Collection[str] = ()
         for view in order:
-            candidate = self._pool.get(view.name)
+            candidate = pool.get(view.name)
             if candidate is None or view.name in seen:
                 continue
-            seen.add(view.name)
             if not call.attempts or self._may_ask(call, candidate):
                 yield candidate
+            seen = {view.name, *seen}  # not before the first one has failed, if ever
 
     def _order(self, call: Call, views: Sequence[CandidateView]) -> Iterable[CandidateView]:
         """The strategy's order, then whoever it left out; a strategy that raises must not cost the answer."""
@@ -197,7 +198,7 @@ class Dispatcher:
         if candidate is call.last_resort and error.verdict in (Verdict.FAILURE, Verdict.OVERLOADED):
             call.probed += (candidate.name,)  # on behalf of all who wait: it may still be asked after its break
         elif not self._worth_another_round(call, candidate, error):
-            call.spent.add(candidate.name)
+            call.spent |= {candidate.name}
         if isinstance(error, ContextWindowExceededError):
             call.window = max(call.window, candidate.config.context_window or 0)
         if call.listening:

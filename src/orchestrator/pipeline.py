@@ -26,9 +26,7 @@ from orchestrator.stream import LiveStream
 __all__ = ["answer_from"]
 
 
-async def answer_from(
-    call: Call, candidate: Candidate, *, policy: RetryPolicy, random: Random
-) -> Completion | LiveStream:
+async def answer_from(policy: RetryPolicy, random: Random, call: Call, candidate: Candidate) -> Completion | LiveStream:
     """An answer, or an opened stream, of this provider; raises when it is given up for this request."""
     try:
         return await _attempt(call, candidate)

@@ -27,6 +27,7 @@ from orchestrator.core.types import (
     Usage,
 )
 from orchestrator.dispatch import Dispatcher
+from orchestrator.providers._batches import Batch
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.stream import LiveStream, broke_after
 
@@ -37,8 +38,8 @@ CHARACTERS_PER_TOKEN = 4  # the usual estimate for English; for other scripts to
 
 async def recovered(
     policy: RecoveryPolicy, dispatcher: Dispatcher, call: Call, live: LiveStream, *, text_only: bool
-) -> AsyncGenerator[StreamEvent, None]:
-    """The events of one request, whatever breaks meanwhile.
+) -> AsyncGenerator[Batch, None]:
+    """The events of one request in batches, whatever breaks meanwhile.
 
     A reader who is ``text_only`` cannot be told that the answer begins anew: it gets the rest of the new answer if that
     begins with what it has, else :class:`StreamInterruptedError`.
@@ -47,10 +48,11 @@ async def recovered(
     while True:
         broken = False
         try:
-            async with aclosing(live.events()) as events:
-                async for event in events:
-                    for one in reader.take(event):
-                        yield one
+            async with aclosing(live.batches()) as batches:
+                async for batch in batches:
+                    taken = reader.take(batch)
+                    if taken:
+                        yield taken
                     if reader.differs:
                         break
         except StreamInterruptedError as error:
@@ -64,7 +66,7 @@ async def recovered(
         if restarted is not None:
             left = True
             try:
-                yield restarted
+                yield [restarted]
                 left = False
             finally:
                 if left:  # before the new stream was begun
@@ -102,8 +104,16 @@ class _Reader:
         self._tools = False  # a tool call was begun
         self._tokens = 0  # told for what was given
 
-    def take(self, event: StreamEvent) -> Iterable[StreamEvent]:
-        """What the reader gets of the stream's next event."""
+    def take(self, batch: Batch) -> Batch:
+        """What the reader gets of the stream's next events, until it has something else than they say."""
+        taken: Batch = []
+        for event in batch:
+            taken += self._take(event)
+            if self.differs:
+                break
+        return taken
+
+    def _take(self, event: StreamEvent) -> Iterable[StreamEvent]:
         if isinstance(event, TextDelta):
             return self._take_text(event)
         if isinstance(event, Finished):

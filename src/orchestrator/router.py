@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
@@ -39,6 +39,7 @@ from orchestrator.core.types import (
 )
 from orchestrator.dispatch import Dispatcher
 from orchestrator.pool import Pool
+from orchestrator.providers._batches import Batch
 from orchestrator.providers.base import BaseProvider
 from orchestrator.recovery import recovered
 from orchestrator.resilience.deadline import Watch
@@ -57,6 +58,7 @@ Asked = tuple[
     ResponseFormat | Mapping[str, Any] | None, str | None,
 ]
 RecoveryMode = Literal["error", "restart", "continue"]
+Shown = TypeVar("Shown")  # to the reader of a stream
 Policy = TypeVar("Policy", RetryPolicy, BreakerPolicy, Timeouts, HedgePolicy, RecoveryPolicy, LimitPolicy)
 
 
@@ -131,18 +133,12 @@ class Router:
         """
         return (await self.complete(prompt, params, timeout=timeout, priority=priority, session=session)).text
 
-    async def route_stream(
+    def route_stream(
         self, prompt: str, params: GenerationParams | None = None, *, timeout: float | None = None, priority: int = 0,
         session: str | None = None,
     ) -> AsyncGenerator[str, None]:
         """The same text in pieces, never of two answers; raises when it breaks for good, never ends early."""
-        asked = prompt, params, None, None, None, session
-        async with aclosing(self._events(asked, timeout, priority, text_only=True)) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    yield event.text
-                elif isinstance(event, Restarted):  # of a provider that is itself a router: what was said is void
-                    raise StreamInterruptedError("the provider began anew", partial=event.discarded) from event.error
+        return self._events((prompt, params, None, None, None, session), timeout, priority, _texts, text_only=True)
 
     async def complete(
         self,
@@ -189,11 +185,12 @@ class Router:
 
         With ``recovery``, a :class:`Restarted` says that what came before it is void.
         """
-        return self._events((prompt, params, tools, tool_choice, response_format, session), timeout, priority)
+        return self._events((prompt, params, tools, tool_choice, response_format, session), timeout, priority, iter)
 
     async def _events(
-        self, asked: Asked, timeout: float | None, priority: int, *, text_only: bool = False
-    ) -> AsyncGenerator[StreamEvent, None]:
+        self, asked: Asked, timeout: float | None, priority: int, show: Callable[[Batch], Iterable[Shown]], *,
+        text_only: bool = False,
+    ) -> AsyncGenerator[Shown, None]:
         request = self._request(*asked, stream=True)
         call = self._begin(request, timeout, priority)
         call.text_only = text_only
@@ -201,16 +198,17 @@ class Router:
         try:
             live = await self._dispatcher.run(call)
             assert isinstance(live, LiveStream)  # noqa: S101  # a streamed request; narrows the type
-            pieces = live.events() if self._recovery is None else recovered(
+            opened = live.batches() if self._recovery is None else recovered(
                 self._recovery, self._dispatcher, call, live, text_only=text_only
             )
-            async with aclosing(pieces) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        completion = event.completion
+            async with aclosing(opened) as batches:
+                async for batch in batches:
+                    if isinstance(last := batch[-1], Finished):
+                        completion = last.completion
                         if call.listening:
                             self._end(call, "answer", completion=completion)
-                    yield event
+                    for shown in show(batch):
+                        yield shown
         except BaseException as exc:
             if completion is None:
                 self._failed(call, exc)
@@ -275,7 +273,9 @@ class Router:
             raise InvalidRequestError(f"session is {type(session).__name__}; expected a text")
         if isinstance(prompt, str):
             if tools is None and tool_choice is None and response_format is None:
-                return Request(prompt, params, stream=stream, timeouts=self._timeouts, session=session)
+                request = Request(prompt, params)  # the others by name would cost as much again
+                request.stream, request.timeouts, request.session = stream, self._timeouts, session
+                return request
             messages = None
         else:
             messages = parse_messages(prompt)
@@ -286,7 +286,8 @@ class Router:
         )
 
     def _begin(self, request: Request, timeout: float | None, priority: int) -> Call:
-        self._check_open()
+        if self._closed:
+            self._check_open()
         if timeout is None:
             timeout = self._timeouts.total
         elif isinstance(timeout, bool) or not (isinstance(timeout, int | float) and timeout > 0):
@@ -298,8 +299,8 @@ class Router:
         if watch is None or loop is not self._loop:
             self._loop, self._watch = loop, (watch := Watch(loop))
         call = Call(
-            request, id=next(self._ids), timeout=timeout, loop=loop, watch=watch, emit=self._emit,
-            listening=bool(self._listeners), stream_plain=self._stream_plain, priority=priority,
+            request, next(self._ids), timeout, loop, watch, self._emit,
+            bool(self._listeners), self._stream_plain, priority,
         )
         if call.listening:
             self._emit(RequestStarted(call.started, call.id, self._strategy.name, request.stream, request))
@@ -334,6 +335,14 @@ def _callables(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
         if not callable(listener):
             raise TypeError(f"listeners holds {listener!r}; expected functions of one event")
     return given
+
+
+def _texts(batch: Batch) -> Iterator[str]:
+    for event in batch:
+        if isinstance(event, TextDelta):
+            yield event.text
+        elif isinstance(event, Restarted):  # of a provider that is itself a router: what was said is void
+            raise StreamInterruptedError("the provider began anew", partial=event.discarded) from event.error
 
 
 def _policy(field: str, value: object, kind: type[Policy]) -> Policy:

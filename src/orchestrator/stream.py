@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from math import inf
+from typing import Any
 
 from orchestrator.attempt import Running
 from orchestrator.core.accumulate import Accumulator, check_completion
@@ -17,6 +20,7 @@ from orchestrator.core.errors import (
 )
 from orchestrator.core.events import AttemptOpened
 from orchestrator.core.types import Completion, Finished, ReasoningDelta, Restarted, StreamEvent, TextDelta
+from orchestrator.providers._batches import Batch, Batches
 from orchestrator.resilience.deadline import CLEAN_UP, Guard
 
 __all__ = ["LiveStream", "broke_after"]
@@ -28,18 +32,25 @@ _TO_SHOW = (TextDelta, Finished, Restarted)  # what a reader of text alone notic
 class LiveStream:
     """An opened stream: the first event is there, and the rest comes from this provider or not at all."""
 
-    __slots__ = ("_answer", "_busy", "_events", "_first", "_guard", "_lapsed", "_may_be_empty", "_running", "_shown")
+    __slots__ = (
+        "_answer", "_busy", "_due", "_events", "_first", "_guard", "_in_batches", "_lapsed", "_may_be_empty",
+        "_running", "_shown", "_until",
+    )
 
     def __init__(
         self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None], *, may_be_empty: bool = False
     ) -> None:
         self._running = running
         self._guard = guard
-        self._events = events
+        self._in_batches = isinstance(events, Batches)
+        self._events: AsyncGenerator[Any, None] = events.batches if isinstance(events, Batches) else events
         self._answer = Accumulator()
-        self._first: StreamEvent | None = None
+        self._first: Batch | None = None
         self._busy = 0.0
+        self._due: OrchestratorError | None = None  # what is to be raised once all is read that came before it
         self._lapsed: TimeoutError | None = None
+        call, own = running.call, running.candidate.config.timeout
+        self._until = min(call.deadline, inf if own is None else running.record.started + own)
         self._shown = True  # what has come is handed to the caller
         self._may_be_empty = may_be_empty
 
@@ -50,8 +61,10 @@ class LiveStream:
 
     @property
     def shows_text(self) -> bool:
-        """Whether its first event is one that a reader of text alone notices."""
-        return isinstance(self._first, _TO_SHOW)
+        """Whether it begins with an event that a reader of text alone notices."""
+        return self._answer.finished or any(
+            isinstance(event, _TO_SHOW) and event != TextDelta("") for event in self._first or ()
+        )
 
     @property
     def time_to_first_token(self) -> float:
@@ -61,34 +74,36 @@ class LiveStream:
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
-        running = self._running
-        first = await anext(self._events, None)
-        while isinstance(first, _PIECES) and not first.text:
-            self._answer.add(first)  # only to be counted: nothing has come yet
-            first = await anext(self._events, None)
-        if self._guard.expired:
-            self._guard.settle()
+        running, guard = self._running, self._guard
+        while True:
+            came = await anext(self._events, None)
+            first = None if came is None else self._taken(came)
+            if not first or not all(map(_is_empty, first)):  # else nothing has come yet
+                break
+        if guard.expired:
+            guard.settle()
         if running.done:  # it lost a race, and the provider swallowed the cancellation
             raise asyncio.CancelledError
         at = running.call.loop.time()
         self._busy = at - running.record.started
-        if first is not None:
-            self._answer.add(first)
-        if first is None or isinstance(first, Finished):
+        if not first:
             self._checked()
         self._first = first
         running.record.time_to_first_token = self._busy
-        running.candidate.opened(running.permit)
+        running.candidate.opened(running.permit, at, self._busy)
         if running.call.listening:
             number, name = running.record.number, running.candidate.name
             running.call.emit(AttemptOpened(at, running.call.id, number, name, self._busy))
-        self._rest()
+        # While the reader is busy no idle limit runs, but the deadline does: a forgotten stream returns its lease.
+        guard.take(None)
+        guard.lapse = self._lapse
+        running.call.watch.move(guard, running.call.deadline)
 
     async def reach_text(self) -> None:
         """Read on to the first text, for a reader who gets nothing else: until then another provider can take over."""
         self._shown = False
         try:
-            while not isinstance(self._first, _TO_SHOW) or self._first == TextDelta(""):
+            while not self.shows_text:
                 self._first = await self._next()
                 if self._first is None:
                     self._complete()  # raises: it was never said that this is the end
@@ -97,27 +112,28 @@ class LiveStream:
             if not self._shown:
                 await self.aclose()
 
-    async def events(self) -> AsyncGenerator[StreamEvent, None]:
-        """The events; ``Finished`` with the whole answer is the last one."""
-        event = self._first
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        """The events, those together that came together; the last batch is ``Finished`` with the whole answer."""
+        batch = self._first
         answer = self._answer
         try:
-            while event is not None and not answer.finished:
-                yield event
-                event = await self._next()
+            while batch is not None:
+                if batch:
+                    yield batch
+                batch = None if answer.finished else await self._next()
             completion = self._complete()
-            yield Finished(completion)
+            yield [Finished(completion)]
         finally:
             await self.aclose()
 
     async def whole(self) -> Completion:
         """Read to the end, for a caller who gets nothing before it: what breaks it is a failure like any other."""
         self._shown = False
-        last = self._first
-        async with aclosing(self.events()) as events:
-            async for event in events:
-                last = event
-        assert isinstance(last, Finished)  # noqa: S101  # or events() has raised; narrows the type
+        last: StreamEvent | None = None
+        async with aclosing(self.batches()) as batches:
+            async for batch in batches:
+                last = batch[-1]
+        assert isinstance(last, Finished)  # noqa: S101  # or batches() has raised; narrows the type
         return last.completion
 
     async def aclose(self) -> None:
@@ -143,13 +159,6 @@ class LiveStream:
             call.watch.disarm(guard)
             guard.settle()
 
-    def _rest(self) -> None:
-        """The reader is busy: no idle limit runs, but the deadline does, so a forgotten stream returns its lease."""
-        guard = self._guard
-        guard.take(None)
-        guard.lapse = self._lapse
-        self._running.call.watch.move(guard, self._running.call.deadline)
-
     def _lapse(self) -> None:
         self._running.candidate.close_stream(self._events)
         if self._running.done:
@@ -159,21 +168,25 @@ class LiveStream:
         self._lapsed = error
         self._running.failed(error)
 
-    async def _next(self) -> StreamEvent | None:
-        running, guard = self._running, self._guard
-        call = running.call
+    async def _next(self) -> Batch | None:
         if self._lapsed is not None:
             raise self._interrupted(self._lapsed)
-        started = call.loop.time()
-        guard.take(asyncio.current_task())
-        call.watch.move(guard, self._piece_limit(started))
+        guard, call = self._guard, self._running.call
+        time, idle = call.loop.time, call.request.timeouts.idle
+        started = time()
+        limit = min(started + idle, self._until)
+        guard.take(current_task())
+        call.watch.move(guard, limit)
         try:
-            event = await anext(self._events, None)
-            if event is not None:
-                self._answer.add(event)
+            if limit <= started:  # no timer goes off while one piece comes after the other without a wait
+                guard.expire()
+                await asyncio.sleep(0)
+            if self._due is not None:
+                raise self._due
+            came = await anext(self._events, None)
+            batch = None if came is None else self._taken(came)
         except BaseException as exc:
-            idle = call.request.timeouts.idle
-            error = running.fail(exc, guard, "idle", call.loop.time() - started, idle)
+            error = self._running.fail(exc, guard, "idle", time() - started, idle)
             if isinstance(error, OrchestratorError):
                 error = self._interrupted(error)
             if error is exc:
@@ -181,18 +194,36 @@ class LiveStream:
             raise error from error.__cause__
         if guard.expired:
             guard.settle()
-        self._busy += call.loop.time() - started
-        self._rest()
-        return event
+            call.watch.move(guard, call.deadline)
+        self._busy += time() - started
+        guard.task, guard.when = None, call.deadline
+        return batch
 
-    def _piece_limit(self, at: float) -> float:
-        running = self._running
-        limit = min(at + running.call.request.timeouts.idle, running.call.deadline)
-        own = running.candidate.config.timeout
-        return limit if own is None else min(limit, running.record.started + own)
+    def _taken(self, came: Any) -> Batch:  # noqa: ANN401  # a batch, or what a provider of the user's takes for an event
+        """What has come, without ``Finished``, which is only noted."""
+        answer = self._answer
+        if self._in_batches:
+            return self._taken_together(came)
+        answer.add(came)
+        return [] if answer.finished else [came]
+
+    def _taken_together(self, batch: Batch) -> Batch:
+        taken = 0
+        try:
+            for event in batch:
+                self._answer.add(event)
+                taken += 1
+        except OrchestratorError as error:
+            if not taken:
+                raise
+            self._due = error
+            return batch[:taken]
+        return batch[:-1] if self._answer.finished else batch
 
     def _complete(self) -> Completion:
         running = self._running
+        if self._lapsed is not None:
+            raise self._interrupted(self._lapsed)
         try:
             completion = self._checked()
         except OrchestratorError as error:
@@ -222,6 +253,10 @@ class LiveStream:
         )
         interrupted.__cause__ = error
         return interrupted
+
+
+def _is_empty(event: StreamEvent) -> bool:
+    return isinstance(event, _PIECES) and not event.text
 
 
 def broke_after(partial: str, error: OrchestratorError) -> str:

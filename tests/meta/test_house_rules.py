@@ -129,6 +129,19 @@ def test_importing_the_package_loads_no_sdk_and_no_extra():
     loaded = imports_after("import orchestrator")
     heavy = {"opentelemetry.sdk", "opentelemetry", "openai", "gigachat", "typer", "rich", "pytest", "h11", "httpx"}
     assert loaded & heavy == set()
+    later = {"tenacity", "difflib", "orchestrator.sync", "orchestrator.simulation", "orchestrator.testing",
+             "orchestrator.telemetry", "orchestrator.cli", "orchestrator.providers._http"}
+    assert loaded & later == set()
+
+
+@pytest.mark.parametrize(("engine", "other"), [("fast", "httpcore"), ("httpx", "httptools")])
+def test_a_provider_loads_its_own_engine_when_it_is_made_and_no_other(engine, other):
+    pytest.importorskip("httptools")
+    pytest.importorskip("msgspec")
+    provider = "from orchestrator.providers import OpenAICompatibleProvider as P, ProviderConfig as C"
+    loaded = imports_after(f"{provider}; P(C(name='a', model='m', engine='{engine}'))")
+    assert f"orchestrator.providers._{engine}" in loaded
+    assert other not in loaded
 
 
 def test_the_public_names_resolve():

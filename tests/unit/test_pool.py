@@ -57,6 +57,16 @@ async def test_an_open_breaker_refuses_before_a_lease_is_taken():
     candidate.admit(now())
 
 
+@pytest.mark.parametrize("field", ["weight", "priority", "input_price", "cached_input_price", "output_price"])
+async def test_the_ready_list_is_made_anew_when_what_strategies_read_is_configured(field):
+    pool = make_pool(mock("a"), mock("b"))
+    before = pool.ready(now())
+    setattr(pool.get("a").config, field, 7)
+    after = pool.ready(now())
+    assert after is not before
+    assert getattr(after[0], field) == 7
+
+
 async def test_the_ready_list_is_made_anew_when_a_pause_ends_and_not_before():
     pool = make_pool(mock("a"), mock("b"))
     candidate = pool.get("a")

@@ -22,12 +22,12 @@ def piece(text, reason, **more):
 @pytest.mark.parametrize("more", [{}, {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}], ids=["", "usage"])
 def test_a_finish_reason_that_says_nothing_is_no_end(nothing, more):
     reply = Reply(provider="a", model="m")
-    assert reply.feed(piece("Hi", nothing, **more)) == [TextDelta("Hi")]
+    assert list(reply.feed([piece("Hi", nothing, **more)])) == [TextDelta("Hi")]
     assert not reply.done
-    assert reply.feed(piece(" you", nothing, **more)) == [TextDelta(" you")]
+    assert list(reply.feed([piece(" you", nothing, **more)])) == [TextDelta(" you")]
     with pytest.raises(MalformedResponseError, match="cut"):
         reply.finish()
-    reply.feed(piece("", "stop"))
+    list(reply.feed([piece("", "stop")]))
     assert reply.finish().completion.finish_reason == "stop"
 
 

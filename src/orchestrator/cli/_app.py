@@ -151,9 +151,20 @@ def _known(strategy: str) -> str:
 def _run(main: Coroutine[Any, Any, T]) -> T:
     """Run it to its end; Ctrl-C cancels it, lets it clean up, and is exit code 130."""
     try:
-        return asyncio.run(main)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(main)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, where there is one: not on Windows."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 @app.command()
@@ -193,7 +204,7 @@ def demo(
 def simulate(  # noqa: PLR0917  # options, which typer gives by name
     files: Annotated[list[Path], typer.Argument(help="Scenarios: TOML files.", metavar="FILE...", show_default=False)],
     strategy: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. Default: round-robin.")
+        list[str] | None, typer.Option(metavar="NAME", help="What to compare; repeatable. Default: that of Router.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of each scenario's own.", metavar="N")] = None,
     change: Annotated[
@@ -219,13 +230,13 @@ def simulate(  # noqa: PLR0917  # options, which typer gives by name
     Nobody is asked anything over the network.
     """
     from orchestrator.cli._render import console
-    from orchestrator.cli._simulate import Outputs, planned, run
+    from orchestrator.cli._simulate import DEFAULT_STRATEGY, Outputs, planned, run
 
     for path in (html, json_out):
         if path is not None and not path.parent.is_dir():
             raise typer.BadParameter(f"there is no directory {path.parent}", param_hint="'--html' / '--json'")
     notes = console(stderr=True, plain=plain)
-    names = [_known(name) for name in strategy or ["round-robin"]]
+    names = [_known(name) for name in strategy or [DEFAULT_STRATEGY]]
     try:
         plan = planned(
             files, names, seed=seed, assertions=assertion or (), changes=change or (), comparisons=compare or ()

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli._render import harmless
+from orchestrator.router import Router
 from orchestrator.simulation import Run, Scenario, ScenarioError, simulate
 from orchestrator.simulation.assertion import Assertion
 from orchestrator.simulation.report import as_json, columns, document, page, rows
 from orchestrator.simulation.trace import traces_of
 
-__all__ = ["Outputs", "Plan", "Variant", "broken", "planned", "play", "run", "tables"]
+__all__ = ["DEFAULT_STRATEGY", "Outputs", "Plan", "Variant", "broken", "planned", "play", "run", "tables"]
+
+DEFAULT_STRATEGY: str = signature(Router).parameters["strategy"].default
 
 Changes = dict[str, Any]
 Played = list[tuple[Scenario, list[Run]]]

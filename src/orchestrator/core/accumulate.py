@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from operator import attrgetter
 
 from orchestrator.core.errors import ContentFilteredError, MalformedResponseError
 from orchestrator.core.surrogates import Halves, whole
@@ -27,6 +27,7 @@ MAX_CALLS = 10_000
 MAX_ARGUMENTS = 16 * 1024 * 1024
 
 _EVENT = MAX_TEXT // MAX_EVENTS
+_fields_of = attrgetter(*Completion.__slots__)  # in the order of its arguments
 _MOST = 2**53  # no count of tokens and no cost is larger; what is, would make sums and averages nonsense
 
 
@@ -39,13 +40,14 @@ class Accumulator:
     at the end of a text piece is taken out of the piece and put before the next one; without a next one it is dropped.
     """
 
-    __slots__ = ("_arguments", "_calls", "_finished", "_halves", "_reasoning", "_room", "_text")
+    __slots__ = ("_arguments", "_calls", "_end", "_halves", "_reasoning", "_room", "_text", "finished")
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _Call] = {}
-        self._finished: Completion | None = None
+        self._end: Completion | None = None
+        self.finished = False  # the stream has said that the answer is whole
         self._halves: Halves | None = None
         self._room = MAX_TEXT
         self._arguments = 0
@@ -56,8 +58,10 @@ class Accumulator:
             # What is printable holds no half either; most pieces are one or the other, and this is asked of each.
             if self._halves is not None or not (text.isascii() or text.isprintable()):
                 event.text = text = self._joined(text)
-            self._text.append(text)
             self._room -= len(text) + _EVENT
+            if self._room >= 0:  # else it is not handed out either
+                self._text.append(text)
+                return
         elif isinstance(event, ReasoningDelta) and isinstance(event.text, str):
             self._reasoning.append(event.text)
             self._room -= len(event.text) + _EVENT
@@ -65,7 +69,8 @@ class Accumulator:
             self._add_call(event)
             self._room -= _EVENT
         elif isinstance(event, Finished) and isinstance(event.completion, Completion):
-            self._finished = event.completion
+            self._end = event.completion
+            self.finished = True
         elif isinstance(event, Restarted):
             self._text, self._reasoning, self._calls, self._halves = [], [], {}, None
         else:
@@ -104,21 +109,16 @@ class Accumulator:
         """The text so far."""
         return "".join(self._text)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the stream said that the answer is whole."""
-        return self._finished is not None
-
     def completion(self, provider: str) -> Completion:
         """The whole answer; :class:`MalformedResponseError` when the stream never said that it is whole."""
-        done = self._finished
+        done = self._end
         if done is None:
             raise MalformedResponseError("the stream ended without an end marker", provider=provider)
-        # A copy: a provider may end every stream with the same object.
-        return replace(
-            done, text=done.text or self.text, reasoning=done.reasoning or "".join(self._reasoning),
-            tool_calls=done.tool_calls or tuple(self._calls[index].whole() for index in sorted(self._calls)),
-        )
+        answer = Completion(*_fields_of(done))  # a provider may end every stream with the same object
+        answer.text = done.text or self.text
+        answer.reasoning = done.reasoning or "".join(self._reasoning)
+        answer.tool_calls = done.tool_calls or tuple(self._calls[index].whole() for index in sorted(self._calls))
+        return answer
 
 
 class _Call:

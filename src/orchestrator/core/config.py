@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -20,7 +19,10 @@ _CREDENTIALS = re.compile(r"(?<=//)[^/?#]+(?=@)|(?<=\?).+")  # user:password@ an
 class _Settings(BaseModel):
     """Refuses an unknown field with the list of the known ones, and never repeats a value (it may be a key)."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True, validate_default=True, frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", hide_input_in_errors=True, validate_default=True, frozen=True,
+        defer_build=True,  # at the first use: most programs never use them all
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -33,6 +35,8 @@ class _Settings(BaseModel):
 
     @classmethod
     def _unknown(cls, name: str) -> str:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, cls.model_fields, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"unknown field {name!r}.{hint} {cls.__name__} knows: {', '.join(cls.model_fields)}"
@@ -216,8 +220,9 @@ class RecoveryPolicy(_Settings):
 class BreakerPolicy(_Settings):
     """When a provider is taken out, and how it comes back. Seconds and ratios.
 
-    Opens on ``consecutive_failures``, or when at least ``min_calls`` calls ended within ``window`` and
-    ``failure_ratio`` of them failed or ``slow_ratio`` took longer than ``slow_call`` (``None``: speed is not judged).
+    Opens on ``consecutive_failures`` (but for overloads, 503 and 529, of a provider that has answered others within the
+    last tenth of ``window``), or when at least ``min_calls`` calls ended within ``window`` and ``failure_ratio`` of
+    them failed or ``slow_ratio`` took longer than ``slow_call`` (``None``: speed is not judged).
     Stays open for ``min(break_base * 2**k, break_max) * (1 + U(0, break_jitter))``; ``k`` grows with each break in
     a row and decays by one per healthy window; after refused credentials ``credentials_break`` stands in for
     ``break_base``. Then lets ``probes`` calls through, each judged within ``probe_timeout``; closes after ``probes``

@@ -7,10 +7,11 @@ request and the answer are there for those who ask, hidden from ``repr``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
 from orchestrator.core.errors import OrchestratorError
+from orchestrator.core.record import record
 from orchestrator.core.types import Attempt, Completion, Request
 
 __all__ = [
@@ -38,7 +39,7 @@ BreakerState = Literal["closed", "open", "half-open", "ramp", "isolated", "disab
 Outcome = Literal["answer", "error", "cancelled"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestStarted:
     """A caller called the router."""
 
@@ -49,7 +50,7 @@ class RequestStarted:
     asked: Request = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptStarted:
     """A call upstream begins; ``number`` counts from 1 within the request. ``hedge``: while an earlier one goes on."""
 
@@ -61,7 +62,7 @@ class AttemptStarted:
     hedge: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptOpened:
     """The first piece of a stream is there; from here on the request stays with this provider, unless it breaks."""
 
@@ -72,7 +73,7 @@ class AttemptOpened:
     time_to_first_token: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptEnded:
     """A call upstream ended; ``cancelled`` also when the caller stopped reading, or another attempt was faster."""
 
@@ -83,7 +84,7 @@ class AttemptEnded:
     completion: Completion | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryScheduled:
     """The same provider is asked again after ``delay``."""
 
@@ -94,7 +95,7 @@ class RetryScheduled:
     error: OrchestratorError
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FailedOver:
     """A provider was given up for this request."""
 
@@ -104,7 +105,7 @@ class FailedOver:
     error: OrchestratorError
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hedged:
     """No answer ``delay`` seconds after the call: ``provider`` is asked too, and the first to answer wins."""
 
@@ -114,7 +115,7 @@ class Hedged:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Waiting:
     """No provider is available now; the request waits at most ``delay`` for the first to come back.
 
@@ -128,7 +129,7 @@ class Waiting:
     queued: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recovering:
     """The stream of ``provider`` broke when its reader had ``received`` characters; ``mode`` is what is tried now."""
 
@@ -140,7 +141,7 @@ class Recovering:
     error: OrchestratorError
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RequestEnded:
     """The request ended, in exactly one way."""
 
@@ -153,7 +154,7 @@ class RequestEnded:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BreakerChanged:
     """A breaker changed its state; ``retry_after`` is how long it stays open, ``None`` when that is not known."""
 
@@ -165,7 +166,7 @@ class BreakerChanged:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ProviderPaused:
     """A provider asked for a pause (Retry-After)."""
 
@@ -174,14 +175,14 @@ class ProviderPaused:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ProviderAdded:
     """A provider joined the router."""
 
     provider: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ProviderRemoved:
     """A provider left the router; it is closed after its last call."""
 

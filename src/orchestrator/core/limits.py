@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from orchestrator.core.record import record
 
 __all__ = ["Quota", "RateLimits"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Quota:
     """What is left of one limit, and when it is whole again.
 
@@ -21,7 +21,7 @@ class Quota:
     refills: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RateLimits:
     """What one response told: of its requests, of its tokens; ``None`` for what it did not tell."""
 

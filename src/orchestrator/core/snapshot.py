@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from orchestrator.core.events import BreakerState
 from orchestrator.core.limits import RateLimits
+from orchestrator.core.record import record
 
 __all__ = ["ProviderSnapshot"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ProviderSnapshot:
     """One provider at one moment. Seconds; ``retry_after`` is 0 when it would take a call now.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from math import exp, frexp, inf
+from bisect import bisect_right
+from math import exp, inf
 
 from orchestrator.core.types import Usage
 
@@ -13,6 +14,7 @@ BASE_TOKENS = 50.0  # a call costs this many tokens of time before the first one
 MIN_SHARE = 0.1  # of the newest sample: a burst must not count for nothing, as it would by age alone
 PENALTY = 5.0  # seconds a failure counts for, at least
 PENALTY_FACTOR = 4.0  # and at least so many times the provider's own pace
+OPENING = 0.5  # of the pace is how soon streams open: there a queue shows first, and more than in the whole answer
 UNMEASURED = 0.01  # seconds per token, of a provider that has not answered yet
 ROUNDING = 2.0 ** (1 / 8)  # from the middle of a bucket, which a quantile is, to its end
 MEMORY = 1000.0  # samples of a histogram: then all it has counted counts half
@@ -26,22 +28,24 @@ class CandidateView:
     """What a strategy sees of one provider. Read it; only the router writes.
 
     ``name, weight, priority, context_window`` come from the configuration; ``in_flight`` are calls under way;
-    ``requests, failures, limited, prompt_tokens, completion_tokens, cost`` are totals; ``pace`` is an average of
-    seconds per token (``latency / (50 + completion tokens)``), None before the first answer; ``penalty``, in the same
-    unit, is what the last failure added. ``written`` is an average of completion tokens, None before the first count.
-    ``sampled_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never; ``last_latency`` are the seconds
-    that the answer of ``sampled_at`` took. ``peak`` is as ``pace``, but rises at
-    once with a slow answer; ``load`` is an average of how many calls were in flight when those answered began.
+    ``requests, failures, limited, prompt_tokens, completion_tokens, cost`` are totals; ``pace`` are seconds per token
+    to compare providers by, None before the first answer: the mean of ``answer_pace``, an average of ``latency / (50 +
+    completion tokens)``, and ``opening_pace``, an average of a stream's seconds to its first token, divided by 50; or
+    ``answer_pace`` alone where no stream has told. ``penalty``, in the same unit, is what the last failure added.
+    ``written`` is an average of completion tokens, None before the first count.
+    ``sampled_at``, ``opened_at`` and ``penalised_at`` say when: loop time, ``-inf`` for never; ``last_latency`` are the
+    seconds that the answer of ``sampled_at`` took. ``peak`` is as ``answer_pace``, but rises at once with a slow one;
+    ``load`` is an average of how many calls were in flight when those answered began.
     ``recent_answers`` and ``recent_failures`` are counts that fade by ``e`` every 60 s, see ``success_share``.
     ``input_price``, ``cached_input_price``, ``output_price`` are USD per million tokens, None for unknown; ``cached``
     is an average of the share of the prompt that came out of the provider's cache.
     """
 
     __slots__ = (
-        "cached", "cached_input_price", "completion_tokens", "context_window", "cost", "counted_at", "failures",
-        "histogram", "in_flight", "input_price", "last_latency", "limited", "load", "name", "output_price", "pace",
-        "peak", "penalised_at", "penalty", "priority", "prompt_tokens", "recent_answers", "recent_failures", "requests",
-        "sampled_at", "weight", "written",
+        "answer_pace", "cached", "cached_input_price", "completion_tokens", "context_window", "cost", "counted_at",
+        "failures", "histogram", "in_flight", "input_price", "last_latency", "limited", "load", "name", "opened_at",
+        "opening_pace", "output_price", "pace", "peak", "penalised_at", "penalty", "priority", "prompt_tokens",
+        "recent_answers", "recent_failures", "requests", "sampled_at", "weight", "written",
     )
 
     def __init__(
@@ -59,6 +63,9 @@ class CandidateView:
         self.completion_tokens = 0
         self.cost = 0.0
         self.pace: float | None = None
+        self.answer_pace: float | None = None
+        self.opening_pace: float | None = None
+        self.opened_at = -inf
         self.written: float | None = None
         self.sampled_at = -inf
         self.last_latency = 0.0
@@ -80,19 +87,22 @@ class CandidateView:
 
         ``load``: how many calls were in flight when it began, itself included.
         """
-        tokens = usage.completion_tokens if usage is not None and usage.completion_tokens else length / 4
-        sample = latency / (BASE_TOKENS + tokens)
-        if self.pace is None or self.peak is None:
-            self.pace = self.peak = sample
+        written = 0 if usage is None else usage.completion_tokens
+        sample = latency / (BASE_TOKENS + (written or length / 4))
+        pace, peak, opening = self.answer_pace, self.peak, self.opening_pace
+        if pace is None or peak is None:
+            pace = self.peak = sample
             self.load = load
         else:
             share = aged = 1.0 - exp((self.sampled_at - at) / TAU)
             if share < MIN_SHARE:  # noqa: PLR1730  # max() would be a call per answer
                 share = MIN_SHARE
-            self.pace += share * (sample - self.pace)
+            pace += share * (sample - pace)
             self.load += share * (load - self.load)
             # The peak is not hurried by a burst: what one slow answer has shown counts for ten seconds.
-            self.peak = sample if sample > self.peak else self.peak + aged * (sample - self.peak)
+            self.peak = sample if sample > peak else peak + aged * (sample - peak)
+        self.answer_pace = pace
+        self.pace = pace if opening is None else pace + OPENING * (opening - pace)
         self.sampled_at = at
         self.last_latency = latency
         if at - self.counted_at >= 1.0:  # often enough, and seldom enough to cost nothing
@@ -104,11 +114,22 @@ class CandidateView:
         self.histogram.add(latency)
         if usage is not None:
             self.prompt_tokens += usage.prompt_tokens
-            self.completion_tokens += usage.completion_tokens
-            written = usage.completion_tokens
+            self.completion_tokens += written
             self.written = written if self.written is None else self.written + MIN_SHARE * (written - self.written)
             if (usage.cached_tokens or self.cached) and usage.prompt_tokens:
                 self.cached += MIN_SHARE * (min(1.0, usage.cached_tokens / usage.prompt_tokens) - self.cached)
+
+    def opened(self, at: float, first_token: float) -> None:
+        """Take the seconds to the first token of a stream, as soon as it is there."""
+        sample = first_token / BASE_TOKENS
+        if self.opening_pace is None:
+            self.opening_pace = sample
+        else:
+            share = max(MIN_SHARE, 1.0 - exp((self.opened_at - at) / TAU))
+            self.opening_pace += share * (sample - self.opening_pace)
+        self.opened_at = at
+        if self.answer_pace is not None:
+            self.pace = self._mixed(self.answer_pace)
 
     def failed(self, at: float, retry_after: float | None) -> None:
         """Take a failure: its speed says nothing, or the provider that fails fastest would look the best."""
@@ -129,12 +150,13 @@ class CandidateView:
         """
         tokens = usage.completion_tokens if usage is not None and usage.completion_tokens else length / 4
         sample = waited / (BASE_TOKENS + tokens)
-        if self.pace is None or self.peak is None:
-            self.pace = self.peak = sample
-        elif sample > self.pace:
+        if self.answer_pace is None or self.peak is None:
+            self.answer_pace = self.peak = sample
+        elif sample > self.answer_pace:
             share = max(MIN_SHARE, 1.0 - exp((self.sampled_at - at) / TAU))
-            self.pace += share * (sample - self.pace)
+            self.answer_pace += share * (sample - self.answer_pace)
             self.peak = max(sample, self.peak)
+        self.pace = self._mixed(self.answer_pace)
         self.sampled_at = at
         self.last_latency = waited
 
@@ -171,6 +193,9 @@ class CandidateView:
         read = self.input_price * (prompt_tokens - cached_tokens) + cached_price * cached_tokens
         return (read + self.output_price * completion_tokens) / MILLION
 
+    def _mixed(self, pace: float) -> float:
+        return pace if self.opening_pace is None else pace + OPENING * (self.opening_pace - pace)
+
     def _forget(self, at: float) -> None:
         kept = exp((self.counted_at - at) / WINDOW)
         self.recent_answers *= kept
@@ -184,6 +209,10 @@ class CandidateView:
         return f"CandidateView({self.name!r}, in_flight={self.in_flight}, pace={self.pace})"
 
 
+# Milliseconds where the next bucket begins, four per doubling: times 2**(1/4), 2**(1/2), 2**(3/4). The last: > 800 s.
+_BOUNDS = [2.0 ** (step // 4) * (1.0, 1.1892, 1.4142, 1.6818)[step % 4] for step in range(1, 80)]
+
+
 class LatencyHistogram:
     """Counts in buckets that grow by 2**(1/4) from 1 ms: quantiles within 10 %, in constant memory and time.
 
@@ -192,18 +221,14 @@ class LatencyHistogram:
     """
 
     __slots__ = ("_counts", "_total")
-    _SIZE = 80  # the last one holds all above 1 000 s
 
     def __init__(self) -> None:
-        self._counts = [0.0] * self._SIZE
+        self._counts = [0.0] * (len(_BOUNDS) + 1)
         self._total = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one latency."""
-        fraction, exponent = frexp(seconds * 1000.0)
-        # fraction is in [0.5, 1): four steps per doubling, with the boundaries 2**(-3/4), 2**(-1/2), 2**(-1/4).
-        step = (fraction >= 0.5946) + (fraction >= 0.7071) + (fraction >= 0.8409)
-        self._counts[min(max(4 * exponent + step - 4, 0), self._SIZE - 1)] += 1.0
+        self._counts[bisect_right(_BOUNDS, seconds * 1000.0)] += 1.0
         self._total += 1.0
         if self._total >= MEMORY:
             self._counts = [count / 2 if count > TRACE else 0.0 for count in self._counts]

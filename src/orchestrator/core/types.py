@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from orchestrator.core.config import GenerationParams, Timeouts
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError
+from orchestrator.core.record import record
 
 __all__ = [
     "Attempt",
@@ -36,14 +37,14 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TextPart:
     """A piece of text within a message."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ImagePart:
     """An image by address: ``https://…`` or ``data:image/…;base64,…``."""
 
@@ -54,7 +55,7 @@ class ImagePart:
 Part = TextPart | ImagePart
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolCall:
     """The model asks for a tool; ``arguments`` is JSON text as the model wrote it, which may be invalid JSON."""
 
@@ -63,7 +64,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Message:
     """One turn. A ``tool`` message answers the call ``tool_call_id``; ``name`` is the name of that tool."""
 
@@ -88,7 +89,7 @@ class Message:
         return tuple(part for part in self.content if isinstance(part, ImagePart))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)  # not a record: it has a default factory
 class Tool:
     """A function the model may call; ``parameters`` is a JSON schema."""
 
@@ -98,7 +99,7 @@ class Tool:
     strict: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolChoice:
     """``auto``, ``none``, ``required`` (any tool), or ``named`` with the tool's name."""
 
@@ -106,7 +107,7 @@ class ToolChoice:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResponseFormat:
     """Any JSON object (``schema`` is None), or JSON that fits ``schema``."""
 
@@ -116,7 +117,7 @@ class ResponseFormat:
     description: str | None = None
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Usage:
     """Tokens as the provider counted them. Cached ones are part of the prompt, reasoning ones of the completion."""
 
@@ -131,7 +132,7 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Attempt:
     """One call upstream. Times in seconds; ``started`` is on the loop's clock, ``error`` is None when it answered.
 
@@ -150,7 +151,7 @@ class Attempt:
     lost: bool = False
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Completion:
     """Everything known about an answer.
 
@@ -178,21 +179,21 @@ class Completion:
     recoveries: int = 0
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class TextDelta:
     """The next piece of the answer's text; never empty."""
 
     text: str
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class ReasoningDelta:
     """The next piece of the model's reasoning, where the provider shows it."""
 
     text: str
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class ToolCallDelta:
     """A fragment of the tool call number ``index``; ``id`` and ``name`` come with its first fragment."""
 
@@ -202,7 +203,7 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Restarted:
     """The stream broke, and ``provider`` answers from the beginning: what came before, ``discarded``, is void."""
 
@@ -211,7 +212,7 @@ class Restarted:
     error: OrchestratorError
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Finished:
     """The last event of a stream: the answer is whole."""
 

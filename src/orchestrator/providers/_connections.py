@@ -17,7 +17,7 @@ import httpcore
 import httpx
 
 from orchestrator.core.clock import now
-from orchestrator.providers._pool import Pool
+from orchestrator.providers._pool import Pool, fits
 
 __all__ = ["aclose", "give_pool", "has_own_pool", "watch_connections"]
 
@@ -38,7 +38,7 @@ def give_pool(client: httpx.AsyncClient, tls: ssl.SSLContext) -> httpx.AsyncClie
     """The client, with our own pool wherever no proxy lies between; to be called before its first request."""
     for transport in _transports(client):
         pool = getattr(transport, "_pool", None)
-        if type(pool) is httpcore.AsyncConnectionPool and getattr(pool, "_proxy", None) is None:
+        if type(pool) is httpcore.AsyncConnectionPool and getattr(pool, "_proxy", None) is None and fits():
             transport._pool = Pool(tls)  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way
     return watch_connections(client)
 

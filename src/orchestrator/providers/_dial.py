@@ -1,23 +1,56 @@
 """Connecting: the addresses of a host one after another, each with a head start, until one of them answers (RFC 8305).
 
-asyncio can do that itself, but leaves a socket open when it is cancelled meanwhile.
+asyncio can do that itself, but leaves a socket open when it is cancelled meanwhile. ``Turns`` spread many that begin at
+once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
-__all__ = ["dial"]
+__all__ = ["Turns", "dial"]
 
 HEAD_START = 0.25  # seconds; what RFC 8305 recommends
 
 P = TypeVar("P", bound=asyncio.Protocol)
+
+
+class Turns:
+    """Lets ``most`` begin in one turn of the event loop, and the others in the turns that follow, in their order."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._begun = 0  # in this turn
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Return when it is this one's turn."""
+        loop = asyncio.get_running_loop()
+        if not self._begun:
+            loop.call_soon(self._next)
+        if self._begun < self._most:
+            self._begun += 1
+            return
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        await waiter
+
+    def _next(self) -> None:
+        self._begun = 0
+        while self._waiting and self._begun < self._most:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # it was cancelled
+                waiter.set_result(None)
+                self._begun += 1
+        if self._begun:
+            asyncio.get_running_loop().call_soon(self._next)
 
 
 async def dial(make: Callable[[], P], host: str, port: int, **options: Any) -> P:  # noqa: ANN401  # asyncio's own

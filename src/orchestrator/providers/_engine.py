@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import compress, repeat
+from operator import contains, itemgetter
 from typing import Protocol, TypeVar, overload
 
 from orchestrator.providers._secret import SecretBytes, SecretHeaders
@@ -19,6 +21,7 @@ __all__ = [
 ]
 
 RawHeaders = list[tuple[bytes, bytes]]
+_NAME, _VALUE = itemgetter(0), itemgetter(1)
 T = TypeVar("T")
 
 
@@ -37,17 +40,17 @@ class ProtocolError(ConnectionError):
 class Headers(Mapping[str, str]):
     """The headers of a response by name in lower case; several of one name are joined by ``", "``.
 
-    Nothing is decoded before the first look: most responses are asked for two or three of a dozen.
+    A value is decoded when it is looked at: most responses are asked for two or three of a dozen or two.
     """
 
     __slots__ = ("_known", "raw")
 
     def __init__(self, raw: RawHeaders) -> None:
         self.raw = raw
-        self._known: dict[str, str] | None = None
+        self._known: dict[bytes, bytes] | None = None
 
     def __getitem__(self, name: str) -> str:
-        return self._all()[name.lower()]
+        return self._all()[_key(name)].decode("latin-1")
 
     @overload
     def get(self, name: str, default: None = None, /) -> str | None: ...
@@ -57,10 +60,14 @@ class Headers(Mapping[str, str]):
 
     def get(self, name: str, default: str | T | None = None, /) -> str | T | None:
         """As any mapping's, but without an exception for what is missing."""
-        return self._all().get(name.lower(), default)
+        value = self._all().get(_key(name))
+        return default if value is None else value.decode("latin-1")
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and _key(name) in self._all()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return (name.decode("latin-1") for name in self._all())
 
     def __len__(self) -> int:
         return len(self._all())
@@ -68,15 +75,32 @@ class Headers(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"<{len(self.raw)} headers>"
 
-    def _all(self) -> dict[str, str]:
+    def with_part(self, part: bytes) -> dict[str, str]:
+        """Those whose names, in lower case, have ``part`` in them; one search tells where there are none."""
+        known = self._all()
+        if part not in b" ".join(known):
+            return {}
+        names = compress(known, map(contains, known, repeat(part)))
+        return {name.decode("latin-1"): known[name].decode("latin-1") for name in names}
+
+    def _all(self) -> dict[bytes, bytes]:
         known = self._known
         if known is None:
-            known = {}
-            for key, value in self.raw:
-                name, text = key.decode("latin-1").lower(), value.decode("latin-1")
-                known[name] = f"{known[name]}, {text}" if name in known else text
-            self._known = known
+            names = list(map(bytes.lower, map(_NAME, self.raw)))
+            known = self._known = dict(zip(names, map(_VALUE, self.raw), strict=True))
+            if len(known) < len(names):
+                self._join(names, known)
         return known
+
+    def _join(self, names: list[bytes], known: dict[bytes, bytes]) -> None:
+        # Most often a few cookies: something is done only for those that another one of their name has replaced.
+        last = dict(zip(names, range(len(names)), strict=True))
+        for at in sorted(set(range(len(names))).difference(last.values()), reverse=True):
+            known[names[at]] = b"%b, %b" % (self.raw[at][1], known[names[at]])
+
+
+def _key(name: str) -> bytes:
+    return name.lower().encode("latin-1", "replace")
 
 
 class HeadersToSend(SecretHeaders):
@@ -98,6 +122,10 @@ class RawResponse(Protocol):
     headers: Headers
     is_decoded: bool
     """The body is read already, and what ``content-encoding`` names is undone: a hook of the user's client did it."""
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it has come and none of it was taken; whoever takes it so leaves the iterator."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 

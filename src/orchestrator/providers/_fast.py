@@ -1,4 +1,4 @@
-"""The fast engine, of the extra ``fast``: connections of our own on asyncio, the last used one of an origin first.
+"""The fast engine, of the extra ``fast``: requests from prepared bytes, on connections of our own, read by llhttp.
 
 TLS is that of the httpx engine. Where the environment names a proxy for an address, httpx carries the request.
 """
@@ -6,17 +6,16 @@ TLS is that of the httpx engine. Where the environment names a proxy for an addr
 from __future__ import annotations
 
 import asyncio
-import builtins
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from orchestrator.providers._dial import dial
-from orchestrator.providers._engine import ConnectTimeout, Engine, HeadersToSend, ProtocolError, RawResponse
-from orchestrator.providers._fast_connection import Connection, Exchange, Origin
+from orchestrator.providers._engine import Engine, HeadersToSend, RawResponse
+from orchestrator.providers._exchange import Origin
+from orchestrator.providers._llhttp import LlhttpParser
 from orchestrator.providers._reuse import Connections
 
 __all__ = ["FastEngine"]
@@ -35,39 +34,23 @@ class FastEngine:
     """See :class:`orchestrator.providers._engine.Engine`. ``proxied`` makes the engine for what goes by a proxy."""
 
     def __init__(self, tls: ssl.SSLContext, proxied: Callable[[], Engine]) -> None:
-        self._loop = asyncio.get_running_loop()
-        tls.set_alpn_protocols(["http/1.1"])
-        self._tls = tls
         self._make_proxied = proxied
         self._proxied: Engine | None = None
         self._addresses: dict[str, _Address] = {}
-        self._connections: Connections[Connection] = Connections()
+        self._connections = Connections(tls, LlhttpParser)
 
-    async def open(
+    def open(
         self, method: str, url: str, headers: HeadersToSend, body: bytes | None, *, connect: float | None,
         read: float | None,
-    ) -> RawResponse:
+    ) -> Coroutine[Any, Any, RawResponse]:
         """Send, and return once the headers are there."""
         address = self._addresses.get(url) or self._address(url)
         if address.by_proxy:
-            return await self._by_proxy().open(method, url, headers, body, connect=connect, read=read)
-        connections = self._connections
-        connection = connections.take(address.origin) or await self._connect(address.origin, connect)
+            return self._by_proxy().open(method, url, headers, body, connect=connect, read=read)
         host = b"" if "host" in headers else address.host
         length = b"" if body is None or "content-length" in headers else b"content-length: %d\r\n" % len(body)
-        connections.use(connection)
-        exchange = None
-        try:
-            if connections.closed:
-                raise ProtocolError("the engine was closed")
-            parts = (method.encode("ascii"), address.line, host, headers.block, length)
-            connection.send(b"%b%b%b%b%b\r\n" % parts, body, read)
-            status, told = await connection.head()
-            exchange = Exchange(connection, status, told, connections.end)
-        finally:
-            if exchange is None:
-                connections.drop(connection)
-        return exchange
+        request = (method.encode("ascii"), address.line, host, headers.block, length, b"\r\n", body or b"")
+        return self._connections.exchange(address.origin, request, connect=connect, read=read)
 
     def _address(self, url: str) -> _Address:
         parts = httpx.URL(url)
@@ -85,14 +68,6 @@ class FastEngine:
         if self._proxied is None:
             self._proxied = self._make_proxied()
         return self._proxied
-
-    async def _connect(self, origin: Origin, limit: float | None) -> Connection:
-        tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": origin.host} if origin.secure else {}
-        try:
-            async with asyncio.timeout(limit):
-                return await dial(lambda: Connection(self._loop, origin), origin.host, origin.port, **tls)
-        except builtins.TimeoutError as exc:  # ours, or the kernel's
-            raise ConnectTimeout(f"no connection within {limit} s" if limit else str(exc)) from exc
 
     async def aclose(self) -> None:
         """Close every connection."""

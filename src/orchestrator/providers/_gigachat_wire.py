@@ -199,8 +199,8 @@ class StreamDecoder:
 
     def feed(self, chunk: bytes) -> Iterator[StreamEvent]:
         """What the next bytes carry."""
-        for frame in self._frames.feed(chunk):
-            yield from self._take(frame.data)
+        for data in self._frames.feed(chunk):
+            yield from self._take(data)
 
     def _take(self, data: str) -> list[StreamEvent]:
         if not data:

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import BytesIO
 from itertools import chain
@@ -24,7 +24,6 @@ from orchestrator.core.errors import MalformedResponseError, OrchestratorError, 
 from orchestrator.providers._engine import Engine, Headers, HeadersToSend, RawResponse
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
-from orchestrator.providers._httpx import HttpxEngine, new_client
 from orchestrator.providers._json import UnreadableError, read_json
 from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._secret import SecretHeaders
@@ -36,7 +35,7 @@ _STEP = 64 * 1024
 _FOREIGN = (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class WireResponse:
     """A response read to its end, whatever its status."""
 
@@ -87,6 +86,9 @@ class WireStream:
             async with aclosing(self._bounded(self._limits.body, "body")) as chunks:
                 return await self.read_on(b"", chunks)
         try:
+            whole = self._response.whole
+            if whole is not None and len(whole) <= self._limits.body:
+                return whole
             return await self.read_on(b"", self._response)
         except _FOREIGN as exc:
             self._raise_cut(exc)
@@ -174,13 +176,16 @@ class HttpClient:
         self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, limits: WireLimits = LIMITS
     ) -> None:
         self._config = config
-        self._injected = None if http_client is None else HttpxEngine(http_client)
+        self._injected = None if http_client is None else _injected(http_client)
         self._limits = limits
         # Keyed by what an engine is bound to: its event loop, and settings which may be assigned later.
         self._engines: dict[tuple[asyncio.AbstractEventLoop, str | None, bool, str | None], Engine] = {}
+        self._current: tuple[asyncio.AbstractEventLoop, Engine] | None = None  # until something is assigned
         self._merged: tuple[Mapping[str, str], Mapping[str, str], HeadersToSend] | None = None
         self._closed = False
-        self._is_fast()
+        config.on_change(self._reconsider)
+        # Only the engine in use, and now: not within the first request.
+        import_module(f"orchestrator.providers.{'_fast' if self._is_fast() else '_httpx'}")
 
     async def send(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None,
@@ -271,17 +276,27 @@ class HttpClient:
         return HeadersToSend(merged)
 
     def _engine(self) -> Engine:
+        loop = asyncio.get_running_loop()
+        current = self._current
+        if current is None or current[0] is not loop:
+            current = self._current = (loop, self._engine_on(loop))
+        return current[1]
+
+    def _engine_on(self, loop: asyncio.AbstractEventLoop) -> Engine:
         if self._closed:
             raise ProviderError("the provider was closed", provider=self._config.name, model=self._config.model)
         if self._injected is not None:
             return self._injected
         config = self._config
-        key = (asyncio.get_running_loop(), config.engine, config.verify_ssl, config.ca_bundle)
+        key = (loop, config.engine, config.verify_ssl, config.ca_bundle)
         engine = self._engines.get(key)
         if engine is None:
             self._engines = {known: old for known, old in self._engines.items() if not known[0].is_closed()}
             engine = self._engines[key] = self._made(fast=self._is_fast())
         return engine
+
+    def _reconsider(self) -> None:
+        self._current = None
 
     def _is_fast(self) -> bool:
         asked = self._config.engine
@@ -303,6 +318,8 @@ class HttpClient:
         return FastEngine(tls, proxied=partial(self._made_of_httpx, tls))
 
     def _made_of_httpx(self, tls: ssl.SSLContext) -> Engine:
+        from orchestrator.providers._httpx import HttpxEngine, new_client
+
         try:
             return HttpxEngine(new_client(tls), own=True)
         except (ImportError, ValueError) as exc:  # a proxy in the environment that httpx does not know
@@ -312,12 +329,21 @@ class HttpClient:
 
     async def aclose(self) -> None:
         """Close the connections; idempotent. Those of another event loop are left to it."""
+        if not self._closed:
+            self._config.off_change(self._reconsider)
         self._closed = True
+        self._current = None
         engines, self._engines = self._engines, {}
         loop = asyncio.get_running_loop()
         for key, engine in engines.items():
             if key[0] is loop:
                 await engine.aclose()
+
+
+def _injected(client: httpx.AsyncClient) -> Engine:
+    from orchestrator.providers._httpx import HttpxEngine
+
+    return HttpxEngine(client)
 
 
 @cache

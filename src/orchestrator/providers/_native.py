@@ -16,6 +16,7 @@ from orchestrator.core.clock import now
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError, TimeoutError
 from orchestrator.core.types import Completion, Request, StreamEvent, Usage
+from orchestrator.providers._batches import Batch, batches_of, in_batches
 from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
@@ -110,7 +111,8 @@ class NativeProvider(BaseProvider):
             raise error.with_traceback(None) from None  # the frames below hold the body, which may repeat a key
         return check_completion(answer, self.name)
 
-    async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
+    @in_batches
+    async def open_stream(self, request: Request) -> AsyncGenerator[Batch, None]:
         """The answer piece by piece, ``Finished`` last."""
         async with AsyncExitStack() as stack:
             reply, source = await self._retry_with_backoff(
@@ -119,18 +121,18 @@ class NativeProvider(BaseProvider):
             decoder = self._decoder(source)
             stack.push(carry_usage(decoder))
             chunks = await stack.enter_async_context(aclosing(self._capped(reply.chunks())))
-            chunk = event = None
+            chunk = batch = None
             try:
                 async for chunk in chunks:
-                    for event in decoder.feed(chunk):
-                        yield event
+                    for batch in batches_of(decoder.feed(chunk)):
+                        yield batch
                     if decoder.done:
                         await _drain(chunks)
                         break
-                for event in decoder.finish():
-                    yield event
+                for batch in batches_of(decoder.finish()):
+                    yield batch
             except ProviderError as error:
-                del chunk, event  # what a provider sends may repeat a key, and tools show locals
+                del chunk, batch  # what a provider sends may repeat a key, and tools show locals
                 raise error.with_traceback(None) from error.__cause__
 
     async def _open(self, request: Request, stack: AsyncExitStack, *, stream: bool) -> tuple[WireStream, Source]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.core.accumulate import Accumulator
@@ -83,18 +83,24 @@ class Reply:
         """The tokens told so far."""
         return self._usage
 
-    def feed(self, data: str) -> list[StreamEvent]:
-        """The data of the next event of the stream."""
+    def feed(self, told: Iterable[str]) -> Iterator[StreamEvent]:
+        """What the next events of the stream carry, of which ``told`` is the data."""
+        halves = self._halves
+        for data in told:
+            if usual_piece is None or self.done or halves.held or (piece := usual_piece(data)) is None:
+                yield from self._other(data)
+                continue
+            self._has_choice = True
+            if piece.model:
+                self._model = piece.model
+            yield TextDelta(piece.choices[0].delta.content)
+
+    def _other(self, data: str) -> list[StreamEvent]:
         if not data or self.complete:
             return []
         if data.startswith("[DONE]"):
             self.done = self.complete = True
             return self._rest()
-        if usual_piece is not None and not self._halves.held and (piece := usual_piece(data)) is not None:
-            self._has_choice = True
-            if piece.model:
-                self._model = piece.model
-            return [TextDelta(piece.choices[0].delta.content)]
         try:
             payload = read_json(data, self._limits)
         except UnreadableError as exc:
@@ -139,7 +145,7 @@ class Reply:
     def streamed(self, body: bytes) -> Completion:
         """The whole reply, where the body is the events of a stream."""
         frames = SSEDecoder(self._limits.line, self._limits.events)
-        events = [event for frame in frames.feed(body + b"\n\n") for event in self.feed(frame.data)]
+        events = list(self.feed(frames.feed(body + b"\n\n")))
         return self._gathered([*events, self.finish()])
 
     def _gathered(self, events: Iterable[StreamEvent]) -> Completion:

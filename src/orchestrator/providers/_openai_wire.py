@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # typeshed
 from typing import Any
 
 from orchestrator.core.config import GenerationParams
@@ -16,7 +17,9 @@ from orchestrator.providers.catalog import Vendor
 
 __all__ = ["encode_body", "encode_request"]
 
-_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
+# What _JSON.encode comes down to, without the encoder it makes each time. Circles end at the limit of recursion.
+_encode = c_make_encoder and c_make_encoder(None, _JSON.default, encode_basestring, None, ":", ",", False, False, False)
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 
@@ -50,7 +53,7 @@ def _mark_prefill(body: dict[str, Any], vendor: Vendor) -> None:
 def encode_body(body: Mapping[str, Any]) -> bytes:
     """``body`` as JSON; :class:`InvalidRequestError` when it holds what JSON, or UTF-8, cannot."""
     try:
-        return SecretBytes(_to_json(body).encode())
+        return SecretBytes(("".join(_encode(body, 0)) if _encode else _JSON.encode(body)).encode())
     except UnicodeEncodeError:
         problem = "messages hold half of a surrogate pair, which UTF-8 cannot carry"
     except (TypeError, ValueError, RecursionError) as exc:

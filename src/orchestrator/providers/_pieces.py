@@ -5,26 +5,32 @@ Usual is: one choice, some text, and nothing else that matters. Whatever is not,
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 __all__ = ["Piece", "usual_piece"]
 
+_Text = Annotated[str, Meta(min_length=1)]
+# What may stand where something that matters would.
+_NoText = Annotated[str, Meta(max_length=0)] | None
+_NoList = Annotated[list[Any], Meta(max_length=0)] | None
+
 
 class _Delta(msgspec.Struct, gc=False):
-    content: str
-    reasoning_content: Any = None
-    reasoning: Any = None
-    refusal: Any = None
-    tool_calls: Any = None
+    content: _Text
+    reasoning_content: _NoText = None
+    reasoning: _NoText = None
+    refusal: _NoText = None
+    tool_calls: _NoList = None
 
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Delta
-    index: int | None = None
+    index: Literal[0] | None = None
     finish_reason: None = None
-    error: Any = None
+    error: None = None
 
 
 class Piece(msgspec.Struct, gc=False):
@@ -32,10 +38,10 @@ class Piece(msgspec.Struct, gc=False):
 
     choices: tuple[_Choice]
     model: str | None = None
-    usage: Any = None
-    error: Any = None
-    x_groq: Any = None
-    object: str | None = None
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+    object: Literal["chat.completion.chunk", "chat.completion"] | None = None
 
 
 _decode = msgspec.json.Decoder(Piece).decode
@@ -44,15 +50,6 @@ _decode = msgspec.json.Decoder(Piece).decode
 def usual_piece(data: str) -> Piece | None:
     """The event, when it is a usual piece."""
     try:
-        piece = _decode(data)
+        return _decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return None
-    choice = piece.choices[0]
-    delta = choice.delta
-    if (
-        not delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal
-        or choice.index or choice.error
-        or piece.usage or piece.error or piece.x_groq or piece.object == "error"
-    ):
-        return None
-    return piece

@@ -1,54 +1,44 @@
-"""A pool for httpx that takes and gives connections back in constant time, and never gives out one that was lost.
+"""What httpx sends over: our own connections in the place of httpcore's pool.
 
-httpcore's own goes through all its connections and requests several times for each request: at 64 callers that is most
-of what a request costs. And its shields do not stop ``Task.cancel()`` (encode/httpcore#1093, #1115).
+That one goes through all its connections and requests several times for each request: at 64 callers that is most of
+what a request costs. Its shields do not stop ``Task.cancel()`` (encode/httpcore#1093, #1115). And h11 below it does for
+each request, in Python, what takes more time than everything else together.
 """
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import httpcore
 
-from orchestrator.providers._network import Network
+from orchestrator.providers._exchange import Exchange, Origin
+from orchestrator.providers._h11 import H11Parser
 from orchestrator.providers._reuse import Connections
+from orchestrator.providers._secret import SecretBytes
 
-__all__ = ["Pool"]
+__all__ = ["Pool", "fits"]
 
-Key = tuple[bytes, bytes, int | None]  # scheme, host, port
+_HEAD = re.compile(rb"[!-~]++ [!-~]++ HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++: [^\0\r\n]*+\r\n)*+\r\n")
+_PORTS = {b"http": 80, b"https": 443}
 
 
 class Pool:
-    """Idle connections by origin, the one that was used last first; each carries one exchange at a time.
-
-    Takes the place of an ``httpcore.AsyncConnectionPool`` within ``httpx.AsyncHTTPTransport``. The connections are
-    httpcore's, so what patches those, such as respx, goes on working.
-    """
+    """Takes the place of an ``httpcore.AsyncConnectionPool`` within ``httpx.AsyncHTTPTransport``."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
-        self._tls = tls
-        self.connections: Connections[_Connection] = Connections()
+        self.connections = Connections(tls, H11Parser)
+        self._door = _Door(self.connections)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         """Send, and return once the headers are there; closing the response gives the connection back."""
-        url = request.url
-        if url.scheme not in (b"http", b"https"):
-            raise httpcore.UnsupportedProtocol(f"the address begins with {url.scheme.decode()[:32]!r}")
-        key = (url.scheme, url.host, url.port)
-        connection = self.connections.take(key) or _Connection(key, url.origin, self._tls)
-        self.connections.use(connection)
-        response = None
-        try:
-            response = await connection.http.handle_async_request(request)
-        finally:
-            if response is None:
-                self.connections.drop(connection)
-        connection.unlock()
-        response.stream = _Body(response.stream, connection, self.connections)
-        return response
+        scheme = request.url.scheme
+        if scheme not in _PORTS:
+            raise httpcore.UnsupportedProtocol(f"the address begins with {scheme.decode()[:32]!r}")
+        return await self._door.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -63,69 +53,52 @@ class Pool:
         await self.aclose()
 
 
-class _Connection:
-    """A connection of httpcore's, its network, and until when it may stay unused."""
+class _Door(httpcore.AsyncHTTPConnection):
+    """What patches httpcore's connections, as respx does, finds its ``handle_async_request``; behind it is ours."""
 
-    __slots__ = ("_unlocked", "expires", "http", "network", "origin")
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(httpcore.Origin(b"", b"", 0))
+        self._connection = _Behind(connections)  # type: ignore[assignment]  # as much of one as is used
+        self._request_lock = _Unlocked()  # type: ignore[assignment]
 
-    def __init__(self, key: Key, origin: httpcore.Origin, tls: ssl.SSLContext) -> None:
-        self.origin = key
-        self.network = Network()
-        self.http = httpcore.AsyncHTTPConnection(origin=origin, ssl_context=tls, network_backend=self.network)
-        self.expires = 0.0  # on the loop's clock
-        self._unlocked = False
-        _unlock(self.http, "_request_lock")
-
-    def unlock(self) -> None:
-        """Once there is a connection: take its lock, too."""
-        if not self._unlocked:
-            self._unlocked = True
-            _unlock(getattr(self.http, "_connection", None), "_state_lock")
-
-    def end(self) -> bool:
-        """Whether another exchange may follow."""
-        if not self.http.is_idle() or self.network.is_sending:
-            return False
-        # More came than the answer: httpcore would take it for the answer to the next request.
-        parser = getattr(getattr(self.http, "_connection", None), "_h11_state", None)
-        return parser is None or not parser.trailing_data[0]
-
-    def is_usable(self, at: float) -> bool:
-        """Whether it is still good after it was idle."""
-        return self.expires > at and not self.http.has_expired()
-
-    def abort(self) -> None:
-        """Close it now."""
-        self.network.abort()
+    def can_handle_request(self, origin: httpcore.Origin) -> bool:  # noqa: ARG002  # any
+        return True
 
 
-class _Body:
-    """The body of a response, whose closing gives the connection back to the pool."""
+class _Behind:
+    """In the place of one connection of httpcore's: all of ours."""
 
-    __slots__ = ("_connection", "_connections", "_stream")
-
-    def __init__(
-        self, stream: Any, connection: _Connection, connections: Connections[_Connection]  # noqa: ANN401  # httpcore's
-    ) -> None:
-        self._stream = stream
-        self._connection: _Connection | None = connection
+    def __init__(self, connections: Connections) -> None:
         self._connections = connections
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._stream.__aiter__()  # type: ignore[no-any-return]
+    async def handle_async_request(self, request: httpcore.Request) -> _Response:
+        url = request.url
+        origin = Origin(url.scheme == b"https", url.host.decode("ascii"), url.port or _PORTS[url.scheme])
+        head = SecretBytes(b"%b %b HTTP/1.1\r\n%b\r\n" % (
+            request.method, url.target, b"".join([b"%b: %b\r\n" % pair for pair in request.headers])
+        ))
+        if not _HEAD.fullmatch(head):
+            raise httpcore.LocalProtocolError("a header or the address holds what HTTP does not allow")
+        limits = request.extensions["timeout"]
+        return _Response(await self._connections.exchange(
+            origin, (head, await _body(request.stream)), connect=limits["connect"], read=limits["read"]
+        ))
 
-    async def aclose(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                if hasattr(self._stream, "aclose"):
-                    await self._stream.aclose()
-            finally:
-                self._connections.end(connection)
+
+class _Response:
+    """As much of ``httpcore.Response`` as httpx takes, which checks and copies each header another time."""
+
+    __slots__ = ("extensions", "headers", "status", "stream")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.status = exchange.status
+        self.headers = exchange.headers.raw
+        self.stream = exchange
+        self.extensions = {"http_version": b"HTTP/1.1"}
 
 
 class _Unlocked:
-    """Stands for a lock that nobody else can want, since a connection carries one exchange at a time."""
+    """Stands for a lock: a free one of httpcore's costs a turn of the event loop."""
 
     async def __aenter__(self) -> None:
         pass
@@ -134,10 +107,13 @@ class _Unlocked:
         pass
 
 
-_UNLOCKED = _Unlocked()
+async def _body(stream: Iterable[bytes] | AsyncIterable[bytes]) -> bytes:
+    if isinstance(stream, Iterable):  # httpx.ByteStream is both
+        return SecretBytes(b"".join(stream))
+    return SecretBytes(b"".join([chunk async for chunk in stream]))
 
 
-def _unlock(owner: object, name: str) -> None:
-    # Each of httpcore's locks costs a turn of the event loop although it is free. Where it has another name, it stays.
-    if hasattr(owner, name):
-        setattr(owner, name, _UNLOCKED)
+def fits() -> bool:
+    """Whether httpcore is made as :class:`Pool` needs it."""
+    connection = httpcore.AsyncHTTPConnection(httpcore.Origin(b"http", b"localhost", 80))
+    return hasattr(connection, "_connection") and hasattr(connection, "_request_lock")

@@ -11,14 +11,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from typing import NamedTuple
 
 from orchestrator.core.limits import Quota, RateLimits
+from orchestrator.providers._engine import Headers
 from orchestrator.providers._retry_after import MAX_WAIT, reset_in
 
 __all__ = ["rate_limits"]
 
 _MARK = "ratelimit"  # part of every name below
+_REMAINING = itemgetter(0)
 _DIGITS = 15  # a count with more of them is nonsense
 
 
@@ -61,34 +64,28 @@ def rate_limits(headers: Mapping[str, str]) -> RateLimits | None:
 
 def _told(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that matter."""
-    raw: list[tuple[bytes, bytes]] | None = getattr(headers, "raw", None)
-    if raw is None:
-        return {name.lower().removeprefix("x-"): value for name, value in headers.items() if _MARK in name.lower()}
-    # Of httpx: as a mapping it decodes all of them at each look. Most responses have none, which one search tells.
-    if _MARK.encode() not in b" ".join([name for name, _ in raw]).lower():
-        return {}
-    decoded = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
-    return {name.removeprefix("x-"): value for name, value in decoded if _MARK in name}
+    if isinstance(headers, Headers):
+        return {name.removeprefix("x-"): value for name, value in headers.with_part(_MARK.encode()).items()}
+    return {name.lower().removeprefix("x-"): value for name, value in headers.items() if _MARK in name.lower()}
 
 
 def _scarcest(rows: Iterable[_Names], told: Mapping[str, str], headers: Mapping[str, str]) -> Quota | None:
     """Of limits that hold side by side, the one with the least left."""
     left = [
-        (remaining, names) for names in rows if (remaining := _count(told.get(names.remaining))) is not None
-        and _count(told.get(names.limit)) != 0  # it has just answered: a limit of nothing is none
+        (remaining, limit, names) for names in rows if names.remaining in told
+        and (remaining := _count(told[names.remaining])) is not None
+        and (limit := _count(told.get(names.limit, ""))) != 0  # it has just answered: a limit of nothing is none
     ]
     if not left:
         return None
-    remaining, names = min(left)
+    remaining, limit, names = min(left, key=_REMAINING)
     reset = told.get(names.reset)
     wait = None if reset is None else reset_in(reset[:40], headers)
     if wait is not None:
         wait = min(max(wait, 0.0), MAX_WAIT)
-    return Quota(remaining, _count(told.get(names.limit)), wait, names.refills)
+    return Quota(remaining, limit, wait, names.refills)
 
 
-def _count(value: str | None) -> int | None:
-    if value is None:
-        return None
+def _count(value: str) -> int | None:
     value = value.strip()
     return int(value) if value.isascii() and value.isdecimal() and len(value) <= _DIGITS else None

@@ -18,6 +18,8 @@ _NUMBER = r"\d{1,12}(?:\.\d{1,12})?"
 _UNIT = r"(?:milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)(?![a-z])"
 _DURATION = rf"(?:{_NUMBER}\s?{_UNIT}\s?)+"
 _PROSE = rf"(?:again|retry|retrying|wait)\s(?:in\s|after\s|for\s|at\sleast\s)?({_DURATION})"
+_is_duration = re.compile(_DURATION).fullmatch
+_parts = re.compile(rf"({_NUMBER})\s?({_UNIT})").findall
 
 
 def retry_after(
@@ -108,10 +110,10 @@ def _number(value: object) -> float | None:
 def _duration(text: str) -> float | None:
     """``46s``, ``120ms``, ``6m0s``, ``1h2m3.5s``, ``2 minutes``."""
     text = text.strip().lower()[:64]
-    if not re.fullmatch(_DURATION, text):
+    if not _is_duration(text):
         return None
     return sum(float(number) * _SECONDS["ms" if unit.startswith(("ms", "milli")) else unit[0]]
-               for number, unit in re.findall(rf"({_NUMBER})\s?({_UNIT})", text))
+               for number, unit in _parts(text))
 
 
 def _date(value: str, headers: Mapping[str, str]) -> float | None:

@@ -1,53 +1,62 @@
-"""The connections of one engine: those in use, and the idle ones by origin. Everything is O(1)."""
+"""The connections of one engine: those in use, and the idle ones by origin. Taking and giving back are O(1)."""
 
 from __future__ import annotations
 
+import asyncio
+import builtins
+import ssl
 from collections import deque
-from collections.abc import Hashable
-from typing import Generic, Protocol, TypeVar
+from typing import Any
 
 from orchestrator.core.clock import now
+from orchestrator.providers._dial import Turns, dial
+from orchestrator.providers._engine import ConnectTimeout, ProtocolError
+from orchestrator.providers._exchange import Connection, Exchange, Origin
+from orchestrator.providers._parser import NewParser
 
-__all__ = ["KEEP_ALIVE", "MOST_IDLE", "Connections", "Reusable"]
+__all__ = ["DIALS", "KEEP_ALIVE", "MOST_IDLE", "Connections"]
 
 # Of one provider, as httpx has it.
 KEEP_ALIVE = 5.0  # seconds without use
 MOST_IDLE = 100
 
-
-class Reusable(Protocol):
-    """A connection that carries one exchange at a time."""
-
-    expires: float
-    """Loop time until which it may stay unused."""
-
-    @property
-    def origin(self) -> Hashable:
-        """What it leads to."""
-
-    def end(self) -> bool:
-        """The end of an exchange: whether another one may follow."""
-
-    def is_usable(self, at: float) -> bool:
-        """Whether it is still good after it was idle."""
-
-    def abort(self) -> None:
-        """Close it now."""
+DIALS = 16  # that begin in one turn of the event loop
 
 
-C = TypeVar("C", bound=Reusable)
+class Connections:
+    """Each carries one exchange at a time; the one that was used last is used next."""
 
-
-class Connections(Generic[C]):
-    """``take`` or make one, ``use`` it, then ``end`` the exchange, or ``drop`` what was cut off in the middle."""
-
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext, new_parser: NewParser) -> None:
         self.closed = False
         self.idle_count = 0
-        self.in_use: set[C] = set()
-        self._idle: dict[Hashable, deque[C]] = {}  # the one that was used last is at the end
+        self.in_use: set[Connection] = set()
+        self._tls = tls
+        self._new_parser = new_parser
+        self._turns = Turns(DIALS)
+        self._idle: dict[Origin, deque[Connection]] = {}  # the one that was used last is at the end
 
-    def take(self, origin: Hashable) -> C | None:
+    async def exchange(
+        self, origin: Origin, request: tuple[bytes, ...], *, connect: float | None, read: float | None
+    ) -> Exchange:
+        """Send the parts of a request, and return once the headers of the response are there.
+
+        ``connect`` and ``read`` (one silence) in seconds.
+        """
+        connection = self._take(origin) or await self._connected(origin, connect)
+        self.in_use.add(connection)
+        exchange = None
+        try:
+            if self.closed:
+                raise ProtocolError("the engine was closed")
+            connection.send(request, read)
+            status, headers = await connection.head()
+            exchange = Exchange(connection, status, headers, self._end)
+        finally:
+            if exchange is None:
+                self._drop(connection)
+        return exchange
+
+    def _take(self, origin: Origin) -> Connection | None:
         """The idle one that was used last, if one is good."""
         idle = self._idle.get(origin)
         while idle:
@@ -58,23 +67,36 @@ class Connections(Generic[C]):
             connection.abort()
         return None
 
-    def use(self, connection: C) -> None:
-        """An exchange begins on it."""
-        self.in_use.add(connection)
+    async def _connected(self, origin: Origin, limit: float | None) -> Connection:
+        # A thousand at once would each wait for the first steps of all, and their limits with them. Those that wait
+        # for their turn may find that a connection has come free, which is sooner still.
+        await self._turns.take()
+        return self._take(origin) or await self._dial(origin, limit)
 
-    def drop(self, connection: C) -> None:
+    async def _dial(self, origin: Origin, limit: float | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": origin.host} if origin.secure else {}
+        try:
+            async with asyncio.timeout(limit):
+                return await dial(lambda: Connection(loop, origin, self._new_parser), origin.host, origin.port, **tls)
+        except builtins.TimeoutError as exc:  # ours, or the kernel's
+            raise ConnectTimeout(f"no connection within {limit} s" if limit else str(exc)) from exc
+
+    def _drop(self, connection: Connection) -> None:
         """Close it: nobody knows what would come next on it."""
         self.in_use.discard(connection)
         connection.abort()
 
-    def end(self, connection: C) -> None:
+    def _end(self, connection: Connection) -> None:
         """The end of an exchange: the connection is kept for another one, or closed."""
         if self.closed or not connection.end():
-            self.drop(connection)
+            self._drop(connection)
             return
         self.in_use.discard(connection)
         at = now()
-        idle = self._idle.setdefault(connection.origin, deque())
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = deque()
         while idle and (idle[0].expires <= at or self.idle_count >= MOST_IDLE):
             idle.popleft().abort()
             self.idle_count -= 1
@@ -96,6 +118,6 @@ class Connections(Generic[C]):
         self.idle_count = 0
 
     @property
-    def idle(self) -> list[C]:
+    def idle(self) -> list[Connection]:
         """Those that carry nothing now."""
         return [connection for connections in self._idle.values() for connection in connections]

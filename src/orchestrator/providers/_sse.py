@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from orchestrator.core.errors import MalformedResponseError
 from orchestrator.providers._limits import LIMITS
 
-__all__ = ["NDJSONDecoder", "SSEDecoder", "ServerSentEvent"]
+__all__ = ["NDJSONDecoder", "SSEDecoder"]
 
 
 _BOM = b"\xef\xbb\xbf"
-
-
-class ServerSentEvent(NamedTuple):
-    """One event: its ``data`` lines, joined, and its name."""
-
-    data: str
-    event: str = "message"
 
 
 class _Lines:
@@ -46,7 +37,8 @@ class _Lines:
         rest = lines.pop()
         if lines and self._partial:
             lines[0] = self.rest() + lines[0]
-        self._partial += rest
+        if rest:
+            self._partial += rest
         if may_be_long and max(len(self._partial), *map(len, lines), 0) > self._limit:
             self._partial.clear()  # the error is part of a cycle: a megabyte would wait for the garbage collector
             raise MalformedResponseError(f"a line of the stream is longer than {self._limit} bytes")
@@ -63,12 +55,12 @@ class _Lines:
 
 
 class SSEDecoder:
-    """Server-sent events as the WHATWG HTML standard frames them (§9.2.6); ``id`` and ``retry`` are skipped.
+    """Server-sent events as the WHATWG HTML standard frames them (§9.2.6); of an event only the ``data`` is kept.
 
     An event that no blank line ended is dropped, as the standard says: it may have been cut.
     """
 
-    __slots__ = ("_count", "_data", "_limit", "_lines", "_most", "_name", "_size")
+    __slots__ = ("_count", "_data", "_limit", "_lines", "_most", "_size")
 
     def __init__(self, limit: int = LIMITS.line, events: int = LIMITS.events) -> None:
         self._limit = limit
@@ -77,32 +69,32 @@ class SSEDecoder:
         self._lines = _Lines(limit)
         self._data: list[bytes] = []
         self._size = 0
-        self._name = "message"
 
-    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """The events that ``chunk`` completes; :class:`MalformedResponseError` if one is too long, or one too many."""
-        events: list[ServerSentEvent] = []
+    def feed(self, chunk: bytes) -> list[str]:
+        """The data of each event that ``chunk`` completes.
+
+        :class:`MalformedResponseError` if one is too long, or one too many.
+        """
+        events: list[str] = []
+        data = self._data
         for line in self._lines.feed(chunk):
             if not line:
-                if self._data:
-                    events.append(self._event())
-                self._name = "message"
-            elif line.startswith(b"data: ") and not self._data:
-                self._data.append(line[6:])
+                if data:
+                    events.append(_text(data[0] if len(data) == 1 else b"\n".join(data)))
+                    data.clear()
+            elif line.startswith(b"data: ") and not data:
+                data.append(line[6:])
             elif line[0] != 58:  # a comment
                 self._field(line)
-        self._count = _counted(self._count + len(events), self._most)
+        self._count += len(events)
+        if self._count > self._most:
+            raise _too_many(self._most)
         return events
-
-    def _event(self) -> ServerSentEvent:
-        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        self._data.clear()
-        return ServerSentEvent(_text(data), self._name)
 
     def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
         if name == b"data":
+            value = value.removeprefix(b" ")
             if len(self._data) == 1:  # which feed() took without counting
                 self._size = len(self._data[0])
             self._size = self._size + len(value) + 1 if self._data else len(value)
@@ -110,8 +102,6 @@ class SSEDecoder:
                 self._data.clear()
                 raise MalformedResponseError(f"an event of the stream is longer than {self._limit} bytes")
             self._data.append(value)
-        elif name == b"event":
-            self._name = value.decode(errors="replace") or "message"
 
 
 class NDJSONDecoder:
@@ -127,7 +117,9 @@ class NDJSONDecoder:
     def feed(self, chunk: bytes) -> list[str]:
         """The texts that ``chunk`` completes; :class:`MalformedResponseError` if one is too long, or one too many."""
         texts = [_text(line) for line in self._lines.feed(chunk) if line.strip()]
-        self._count = _counted(self._count + len(texts), self._most)
+        self._count += len(texts)
+        if self._count > self._most:
+            raise _too_many(self._most)
         return texts
 
     def finish(self) -> list[str]:
@@ -136,10 +128,8 @@ class NDJSONDecoder:
         return [_text(line)] if line.strip() else []
 
 
-def _counted(count: int, most: int) -> int:
-    if count > most:
-        raise MalformedResponseError(f"the stream has more than {most} events")
-    return count
+def _too_many(most: int) -> MalformedResponseError:
+    return MalformedResponseError(f"the stream has more than {most} events")
 
 
 def _text(data: bytes | bytearray) -> str:

@@ -6,9 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from types import TracebackType
-from typing import ClassVar, Self, TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 from orchestrator.core.accumulate import Accumulator
 from orchestrator.core.backoff import backoff_delay, retries_allowed
@@ -25,6 +23,9 @@ from orchestrator.core.limits import RateLimits
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
 from orchestrator.providers._errors import wrap_foreign
 from orchestrator.providers._rate_limits import rate_limits
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 __all__ = [
     "CONVERSATION",
@@ -184,6 +185,8 @@ class BaseProvider:
         """
         if self.routed:
             return await func()
+        from tenacity import AsyncRetrying
+
         policy = RetryPolicy()
         if self.config.max_retries is not None:
             policy = policy.model_copy(update={"max_retries": self.config.max_retries})

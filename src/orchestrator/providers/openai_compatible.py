@@ -18,6 +18,7 @@ from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError
 from orchestrator.core.types import Completion, Request, StreamEvent
 from orchestrator.providers._address import address_of, secrets_of, warn_if_open
+from orchestrator.providers._batches import Batch, batches_of, in_batches
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
 from orchestrator.providers._limits import LIMITS, WireLimits
@@ -128,7 +129,8 @@ class OpenAICompatibleProvider(BaseProvider):
             return reply.streamed(body)
         return reply.completion(self._payload(headers, body))
 
-    async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
+    @in_batches
+    async def open_stream(self, request: Request) -> AsyncGenerator[Batch, None]:
         """The answer piece by piece, ``Finished`` last."""
         async with AsyncExitStack() as stack:
             stream = await self._retry_with_backoff(partial(self._open, request, stack))
@@ -136,23 +138,22 @@ class OpenAICompatibleProvider(BaseProvider):
             stack.push(carry_usage(reply))
             frames = SSEDecoder(self._limits.line, self._limits.events)
             chunks = await stack.enter_async_context(aclosing(stream.chunks()))
-            chunk = frame = event = None
+            chunk = batch = None
             try:
                 chunk = await _beginning(chunks)
                 if chunk is not None and chunk.lstrip(_BLANKS)[:1] in (b"{", b"["):  # JSON, whatever it is called
-                    for event in reply.events(self._payload(stream.headers, await stream.read_on(chunk, chunks))):
-                        yield event
+                    yield reply.events(self._payload(stream.headers, await stream.read_on(chunk, chunks)))
                     return
                 while chunk is not None:
-                    for frame in frames.feed(chunk):
-                        for event in reply.feed(frame.data):
-                            yield event
+                    for batch in batches_of(reply.feed(frames.feed(chunk))):
+                        yield batch
                     chunk = None if reply.done else await anext(chunks, None)
-                for event in await _tail(chunks, frames, reply):
-                    yield event
-                yield reply.finish()
+                batch = await _tail(chunks, frames, reply)
+                if batch:
+                    yield batch
+                yield [reply.finish()]
             except ProviderError as error:
-                del chunk, frame, event  # what a provider sends may repeat a key, and tools show locals
+                del chunk, batch  # what a provider sends may repeat a key, and tools show locals
                 raise error.with_traceback(None) from error.__cause__
 
     async def _open(self, request: Request, stack: AsyncExitStack) -> WireStream:
@@ -230,8 +231,7 @@ async def _tail(chunks: AsyncGenerator[bytes, None], frames: SSEDecoder, reply: 
     with suppress(builtins.TimeoutError, ProviderError):
         async with asyncio.timeout(DRAIN if reply.complete else USAGE) as limit:
             async for chunk in chunks:
-                for frame in frames.feed(chunk):
-                    events += reply.feed(frame.data)
+                events.extend(reply.feed(frames.feed(chunk)))
                 if reply.complete:
                     limit.reschedule(min(limit.when() or 0.0, now() + DRAIN))
     return events

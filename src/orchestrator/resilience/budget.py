@@ -27,20 +27,21 @@ class RetryBudget:
 
     def call(self, at: float) -> None:
         """Count a first attempt, which earns a share of a retry."""
-        self._fade(at)
+        if at > self._at:
+            self._fade(at)
         self._calls += 1.0
 
     def spend(self, at: float) -> bool:
         """Take one retry or hedge out of the budget, if there is one left."""
-        self._fade(at)
+        if at > self._at:
+            self._fade(at)
         if self._extra >= self._floor + self._ratio * self._calls:
             return False
         self._extra += 1.0
         return True
 
     def _fade(self, at: float) -> None:
-        if at > self._at:
-            factor = exp((self._at - at) / TAU)
-            self._calls *= factor
-            self._extra *= factor
-            self._at = at
+        factor = exp((self._at - at) / TAU)
+        self._calls *= factor
+        self._extra *= factor
+        self._at = at

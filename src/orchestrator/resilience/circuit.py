@@ -6,8 +6,7 @@
                       ▲                       │                          │
                       └──── a probe fails ────┴───────────trip───────────┘
 
-A trip is: failures in a row, the failure or slow ratio of the window, or refused credentials; overloads are not counted
-in a row as long as others are answered. By hand: ``isolate()``
+A trip is: failures in a row, the failure or slow ratio of the window, or refused credentials. By hand: ``isolate()``
 from any state, ``reset()`` back to closed. What time alone brings about is made up for at the next look. An open one
 may be asked for a probe before its break is over, as the last resort: such a probe ends the break or changes nothing.
 """
@@ -79,8 +78,7 @@ class Circuit(ABC):
     def acquire(self, at: float | None = None, *, last_resort: bool = False) -> Permit:
         """A permit for one call now; :class:`CircuitOpenError` when none is given.
 
-        ``at``: the clock's time, where the caller has just read it. ``last_resort``: nobody else could be asked, so
-        also while open, for one probe at a time; see ``last_resort_wait``.
+        ``at``: the clock's time, if just read. ``last_resort``: also while open, where ``last_resort_wait`` is over.
         """
         if self._admits:
             return Permit(self._generation, self._clock() if at is None else at)
@@ -300,8 +298,7 @@ class Circuit(ABC):
 
     def _judge_call(self, verdict: Verdict, at: float, retry_after: float | None, *, slow: bool) -> None:
         failed = verdict is not Verdict.SUCCESS
-        # Who has just answered others, and turns this one away, is full and not down: five such in a row are nothing,
-        # and a break would take its places from those who wait. Should it go on, the ratio tells.
+        # Who turns this one away, but has just answered others, is full: a break would take its places from who waits.
         if verdict is not Verdict.OVERLOADED or not self._window.answers:
             self._count_in_row(self._failures_in_row + 1 if failed else 0)
         if self._phase == "disabled":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-from tenacity import AsyncRetrying, RetryCallState
+from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.core.backoff import backoff_delay, retries_allowed
 from orchestrator.core.clock import Random
 from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import OrchestratorError, Retry
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 __all__ = ["RetryInPlace"]
 
@@ -52,6 +53,8 @@ class RetryInPlace:
         if not self._decide(first, 1):
             raise first
         await self._sleep(self._delay)
+        from tenacity import AsyncRetrying
+
         loop = AsyncRetrying(retry=self._wants, wait=self._wait, sleep=self._sleep)
         result: T = await loop(again)
         return result

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from math import nan
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from orchestrator.testing.loop import VirtualTimeLoop
 __all__ = ["MakeRouter", "RouterLike", "StrategyLike", "own_router", "simulate"]
 
 SAMPLES = 200  # of the timeline, per run
+_NONE = Completion("")
 StrategyLike = str | RoutingStrategy | Callable[[], RoutingStrategy]
 
 
@@ -104,7 +106,7 @@ def _play(engine: _Engine) -> None:
 def _calm_memory() -> Iterator[None]:
     """What is there already is no garbage of the run, and most of what the run leaves needs no collector."""
     before = gc.get_threshold()
-    gc.collect()
+    gc.collect(1)  # what an earlier run has left; all that is older is not worth the time to look at it
     gc.freeze()
     gc.set_threshold(50_000, *before[1:])
     try:
@@ -134,16 +136,17 @@ class _Engine:
         self._exact = exact_breakers
         self._progress = progress
         self._breakers: dict[str, str] = {}
-        self._arrivals = world.traffic.arrivals()
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def play(self) -> None:
         """The whole run: returns when the last request has ended."""
         self._loop = loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualTimeLoop)  # noqa: S101  # see _play; narrows the type
+        sys.set_asyncgen_hooks(firstiter=None)  # every stream is read to its end: nobody need remember to close it
         self._router = self._make(self.world, self._strategy, listeners=[self._heard] if self._exact else ())
         for job in self.world.traffic.openings():
             loop.call_at(job.at, self._begin, job)
-        self._arrive(None)
+        _Arrivals(loop, self.world.traffic.arrivals(), self._begin).wait()
         self._sample(0)
         await asyncio.sleep(self.world.scenario.duration_s - loop.time())
         while self._tasks:
@@ -152,20 +155,13 @@ class _Engine:
         await self._router.aclose()
         self.rows.close()
 
-    def _arrive(self, job: Job | None) -> None:
-        """Begin this request and set the one timer for the next."""
-        if job is not None:
-            self._begin(job)
-        following = next(self._arrivals, None)
-        if following is not None:
-            self._loop.call_at(following.at, self._arrive, following)
-
     def _begin(self, job: Job) -> None:
-        job.number = number = self.rows.begin(job)
-        self._tasks[number] = asyncio.Task(self._ask(job), loop=self._loop)  # what create_task does, and nothing else
+        self.rows.begin(job)
+        # What create_task does, and nothing else.
+        self._tasks[job.number] = asyncio.Task(self._ask(job), loop=self._loop)
 
     async def _ask(self, job: Job) -> None:
-        rows, number = self.rows, job.number
+        rows = self.rows
         answered = False
         try:
             if job.streamed:
@@ -174,26 +170,25 @@ class _Engine:
                 answer = await self._router.complete(job, timeout=job.timeout, priority=job.priority)
                 first = _first_token(answer, job.at)
         except OrchestratorError as error:
-            rows.failed(number, self._loop.time() - job.at, type(error).__name__)
+            rows.failed(job, self._loop.time() - job.at, type(error).__name__)
         else:
             answered = True
-            rows.answered(number, self._loop.time() - job.at, first, self._index.get(answer.provider or "", -1))
+            rows.ended(job, self._loop.time() - job.at, first, self._index.get(answer.provider or "", -1))
         if job.place >= 0:
             following = self.world.traffic.after(job, self._loop.time(), answered=answered)
             if following is not None:
                 self._loop.call_at(following.at, self._begin, following)
-        del self._tasks[number]
+        del self._tasks[job.number]
 
     async def _read(self, job: Job) -> tuple[float, Completion]:
         """Seconds to the first piece, and the answer."""
-        first, answer = nan, Completion("")
-        stream = self._router.stream(job, timeout=job.timeout, priority=job.priority)
-        async with aclosing(stream) as events:
-            async for event in events:
-                if first != first:  # noqa: PLR0124  # nan: none yet
-                    first = self._loop.time() - job.at
-                if isinstance(event, Finished):
-                    answer = event.completion
+        first, answer = nan, _NONE
+        # Read to its end, or until it raises: then there is nothing left to close.
+        async for event in self._router.stream(job, timeout=job.timeout, priority=job.priority):
+            if first != first:  # noqa: PLR0124  # nan: none yet
+                first = self._loop.time() - job.at
+            if isinstance(event, Finished):
+                answer = event.completion
         return first, answer
 
     def _sample(self, number: int) -> None:
@@ -211,11 +206,8 @@ class _Engine:
 
     def _look(self) -> None:
         """Note which breakers have changed since the last sample."""
-        snapshot = getattr(self._router, "snapshot", None)
-        if snapshot is None:
-            return
-        for name, state in snapshot().items():
-            self._changed(self._loop.time(), name, state.breaker)
+        for name, state in _breakers(self._router):
+            self._changed(self._loop.time(), name, state)
 
     def _heard(self, event: Event) -> None:
         if isinstance(event, BreakerChanged):
@@ -226,6 +218,41 @@ class _Engine:
         self._breakers[provider] = new
         if new != old:
             self.timeline.breakers.append(BreakerChange(at, provider, old, new, reason))
+
+
+def _breakers(router: RouterLike) -> Iterator[tuple[str, str]]:
+    """Providers and the states of their breakers, where the router tells."""
+    if isinstance(router, Router):  # its snapshot() would also work out all quantiles
+        for candidate in router._pool:  # noqa: SLF001
+            yield candidate.name, candidate.breaker.phase
+    elif (snapshot := getattr(router, "snapshot", None)) is not None:
+        for name, state in snapshot().items():
+            yield name, state.breaker
+
+
+class _Arrivals:
+    """Woken when the next request comes, and only by the clock: no timer, no handle, no task of its own."""
+
+    __slots__ = ("_begin", "_job", "_jobs", "_loop")
+
+    cancelled = done = False.__bool__  # False, without a frame
+
+    def __init__(self, loop: VirtualTimeLoop, jobs: Iterator[Job], begin: Callable[[Job], None]) -> None:
+        self._loop = loop
+        self._jobs = jobs
+        self._begin = begin
+
+    def wait(self) -> None:
+        """For the next one, if there is one."""
+        job = next(self._jobs, None)
+        if job is not None:
+            self._job = job
+            self._loop.wake_at(job.at, self)
+
+    def set_result(self, _: None, /) -> None:
+        """It has come."""
+        self._begin(self._job)
+        self.wait()
 
 
 def _first_token(answer: Completion, begun: float) -> float:

@@ -11,7 +11,7 @@ from functools import cache
 from math import exp
 from statistics import NormalDist
 
-__all__ = ["LEVELS", "STEP", "log_normal", "mixed", "uniforms"]
+__all__ = ["LEVELS", "STEP", "log_normal", "mixed", "uniform", "uniforms"]
 
 _MASK = (1 << 64) - 1
 STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: the increment of splitmix64
@@ -33,6 +33,11 @@ def mixed(state: int) -> int:
     state = ((state ^ (state >> 30)) * _FIRST) & _MASK
     state = ((state ^ (state >> 27)) * _SECOND) & _MASK
     return state ^ (state >> 31)
+
+
+def uniform(bits: int) -> float:
+    """The first of ``uniforms``."""
+    return ((bits >> 40) + 0.5) / 16777216.0
 
 
 def uniforms(bits: int) -> tuple[float, float, float]:

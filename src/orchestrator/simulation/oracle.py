@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from functools import cached_property
 from heapq import heapreplace
 from math import inf
 from typing import Literal, NamedTuple, cast, get_args
@@ -13,6 +14,7 @@ from orchestrator.core.errors import CapacityError, OrchestratorError
 from orchestrator.core.errors import TimeoutError as DeadlineError
 from orchestrator.core.events import Listener
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent
+from orchestrator.resilience.deadline import Watch
 from orchestrator.simulation.engine import MakeRouter, RouterLike, StrategyLike
 from orchestrator.simulation.luck import LEVELS
 from orchestrator.simulation.model import ProviderModel
@@ -82,6 +84,10 @@ class Oracle:
         self._average = _Average() if foresight == "average" else None
         self._books = [_Book(provider) for provider in world.providers]
 
+    @cached_property
+    def _watch(self) -> Watch:
+        return Watch(asyncio.get_running_loop())
+
     async def complete(
         self, prompt: str, /, *, timeout: float | None = None, priority: int = 0  # noqa: ARG002  # nothing to wait in
     ) -> Completion:
@@ -92,13 +98,11 @@ class Oracle:
                 return event.completion
         raise CapacityError("no plan held")
 
-    async def stream(
+    def stream(
         self, prompt: str, /, *, timeout: float | None = None, priority: int = 0  # noqa: ARG002  # the same
     ) -> AsyncGenerator[StreamEvent, None]:
         """See :class:`RouterLike`, and :meth:`complete`."""
-        began = asyncio.get_running_loop().time()
-        async for event in self._asked(cast("Job", prompt), began, timeout, stream=True):
-            yield event
+        return self._asked(cast("Job", prompt), asyncio.get_running_loop().time(), timeout, stream=True)
 
     async def aclose(self) -> None:
         """See :class:`RouterLike`."""
@@ -116,7 +120,7 @@ class Oracle:
             events = _events(provider, Request(job, stream=stream, timeouts=self._timeouts), began)
             told = False
             try:
-                while (event := await _by(deadline, events)) is not None:
+                while (event := await self._next(events, deadline)) is not None:
                     told = True
                     if isinstance(event, Finished):
                         event.completion.provider = provider.name
@@ -130,6 +134,19 @@ class Oracle:
             finally:
                 await events.aclose()
         raise last
+
+    async def _next(self, events: AsyncGenerator[StreamEvent, None], deadline: float) -> StreamEvent | None:
+        """The next event, None at the end."""
+        guard = self._watch.arm(deadline)
+        try:
+            return await anext(events, None)
+        except asyncio.CancelledError as error:
+            if guard.settle():
+                raise DeadlineError("total") from error
+            raise
+        finally:
+            self._watch.disarm(guard)
+            guard.settle()
 
     async def _planned(self, job: Job, began: float, deadline: float) -> ModelledProvider | None:
         """Who gets it, the place booked and its time come; None when nobody can answer in time."""
@@ -270,15 +287,6 @@ async def _whole(provider: ModelledProvider, request: Request, began: float) -> 
     if answer.time_to_first_token is not None:
         answer.time_to_first_token += called - began
     yield Finished(answer)
-
-
-async def _by(deadline: float, events: AsyncGenerator[StreamEvent, None]) -> StreamEvent | None:
-    """The next event, None at the end."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await anext(events, None)
-    except TimeoutError as error:
-        raise DeadlineError("total") from error
 
 
 def oracle(objective: Objective = "first_token", foresight: Foresight = "luck") -> MakeRouter:

@@ -12,7 +12,6 @@ from orchestrator.simulation.world import Ledger
 
 __all__ = ["ANSWERED", "BreakerChange", "Requests", "Run", "Sample", "Span", "Timeline"]
 
-_UNDER_WAY = (nan, nan, -1, 0)
 ANSWERED = 0  # in the column ``outcome``: index 0 of ``Requests.outcomes``
 
 
@@ -28,38 +27,39 @@ class Requests:
     def __init__(self, ledger: Ledger) -> None:
         self.outcomes = ["answered"]
         self._ledger = ledger
-        self._asked: list[tuple[float, int, int, int, int, bool]] = []
-        self._ended: list[tuple[float, float, int, int]] = []
+        self._rows: list[tuple[int, float, int, int, int, int, bool, float, float, int, int]] = []
         self.close()
 
     def __len__(self) -> int:
-        return len(self._asked)
+        return len(self._rows)
 
-    def begin(self, job: Job) -> int:
-        """A new row; returns its number."""
-        number = len(self._asked)
-        self._asked.append(
-            (job.at, job.prompt_tokens, job.completion_tokens, job.session, job.kind, job.streamed)
-        )
-        self._ended.append(_UNDER_WAY)
-        self._ledger.calls.append(0)
-        self._ledger.cost.append(0.0)
-        return number
+    def begin(self, job: Job) -> None:
+        """Give the request its number: that of its row."""
+        ledger = self._ledger
+        job.number = len(ledger.calls)
+        ledger.calls.append(0)
+        ledger.cost.append(0.0)
 
-    def answered(self, number: int, latency: float, first_token: float, provider: int) -> None:
-        """The request ended with an answer of this provider."""
-        self._ended[number] = (latency, first_token, provider, ANSWERED)
+    def ended(
+        self, job: Job, latency: float, first_token: float = nan, provider: int = -1, outcome: int = ANSWERED
+    ) -> None:
+        """The request ended, with an answer of this provider unless ``outcome`` says otherwise."""
+        self._rows.append((
+            job.number, job.at, job.prompt_tokens, job.completion_tokens, job.session, job.kind, job.streamed,
+            latency, first_token, provider, outcome,
+        ))
 
-    def failed(self, number: int, latency: float, error: str) -> None:
+    def failed(self, job: Job, latency: float, error: str) -> None:
         """The request ended with an error of this class."""
         if error not in self.outcomes:
             self.outcomes.append(error)
-        self._ended[number] = (latency, nan, -1, self.outcomes.index(error))
+        self.ended(job, latency, outcome=self.outcomes.index(error))
 
     def close(self) -> None:
-        """Make columns of the rows, once all requests have ended."""
-        begun, prompt, completion, session, kind, streamed = zip(*self._asked, strict=True) if self._asked else [()] * 6
-        latency, first_token, provider, outcome = zip(*self._ended, strict=True) if self._ended else [()] * 4
+        """Make columns of the rows, in the order of their numbers, once all requests have ended."""
+        self._rows.sort()
+        columns = zip(*self._rows, strict=True) if self._rows else [()] * 11
+        _, begun, prompt, completion, session, kind, streamed, latency, first_token, provider, outcome = columns
         self.begun = array("d", begun)
         self.prompt_tokens = array("l", prompt)
         self.completion_tokens = array("l", completion)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from math import inf, log
+from typing import Self
 
 from orchestrator.core.clock import new_random
-from orchestrator.simulation.luck import LEVELS, STEP, log_normal, mixed, uniforms
+from orchestrator.simulation.luck import LEVELS, STEP, log_normal, mixed, uniform, uniforms
 from orchestrator.simulation.model import PriorityClass, Sizes, TrafficModel
 
 __all__ = ["Job", "Traffic"]
@@ -31,47 +33,58 @@ class Job(str):
         "timeout", "tries", "turn",
     )
 
-    def __init__(self, _: str = "") -> None:
-        self.key = 0
-        self.at = 0.0
-        self.number = -1
-        self.prompt_tokens = 1
-        self.completion_tokens = 1
-        self.streamed = False
-        self.timeout: float | None = None
-        self.priority = 0
-        self.kind = -1
-        self.session = -1
-        self.place = -1
-        self.turn = 0
-        self.tries = 0
+    key: int
+    at: float
+    number: int
+    prompt_tokens: int
+    completion_tokens: int
+    streamed: bool
+    timeout: float | None
+    priority: int
+    kind: int
+    session: int
+    place: int
+    turn: int
+    tries: int
+
+    def __new__(
+        cls, text: str = "", key: int = 0, prompt_tokens: int = 1, completion_tokens: int = 1, at: float = 0.0
+    ) -> Self:
+        """A request without a conversation, plain."""
+        job = str.__new__(cls, text)
+        job.key = key
+        job.at = at
+        job.prompt_tokens = prompt_tokens
+        job.completion_tokens = completion_tokens
+        job.streamed = False
+        job.timeout = None
+        job.priority = job.turn = job.tries = 0
+        job.number = job.kind = job.session = job.place = -1
+        return job
 
     def tried(self, provider: int) -> int:
         """Count a call at the provider of this index; returns how many there were before."""
-        before = (self.tries >> (8 * provider)) & 0xFF
+        tries = self.tries
+        before = (tries >> (8 * provider)) & 0xFF if tries else 0
         if before < 0xFF:
-            self.tries += 1 << (8 * provider)
+            self.tries = tries + (1 << (8 * provider))
         return before
 
     @classmethod
-    def written(cls, head: str, prompt_tokens: int, completion_tokens: int, key: int) -> Job:
+    def written(cls, head: str, prompt_tokens: int, completion_tokens: int, key: int, at: float = 0.0) -> Self:
         """A prompt of that length."""
         missing = prompt_tokens * CHARACTERS - len(head)
         if missing > 0:
             head += (_LONG if missing <= len(_LONG) else _FILLER * (missing // len(_FILLER) + 1))[:missing]
-        job = cls(head)
-        job.key, job.prompt_tokens, job.completion_tokens = key, prompt_tokens, completion_tokens
-        return job
+        return cls(head, key, prompt_tokens, completion_tokens, at)
 
     @classmethod
-    def foreign(cls, text: str, seed: int) -> Job:
+    def foreign(cls, text: str, seed: int) -> Self:
         """Somebody else's prompt: sized by its length, with its text for luck."""
         key = mixed(seed)
         for byte in text[:64].encode("utf-8", "replace"):
             key = mixed(key ^ byte)
-        job = cls(text)
-        job.key, job.prompt_tokens, job.completion_tokens = key, len(text) // CHARACTERS + 1, 100
-        return job
+        return cls(text, key, len(text) // CHARACTERS + 1, 100)
 
 
 class Traffic:
@@ -106,7 +119,7 @@ class Traffic:
             return
         for place in range(sessions.number):
             key = self._turn_key(place, place, 0)
-            begins = sessions.think_s * uniforms(mixed(key ^ _SESSION))[0]
+            begins = sessions.think_s * uniform(mixed(key ^ _SESSION))
             if begins < self._until:
                 yield self._turn(place, place, 0, sessions.prefix_tokens, begins)
 
@@ -115,7 +128,7 @@ class Traffic:
         sessions = self.model.sessions
         if sessions is None or job.place < 0:
             return None
-        begins = at - sessions.think_s * log(uniforms(mixed(job.key ^ _SESSION))[0])
+        begins = at - sessions.think_s * log(uniform(mixed(job.key ^ _SESSION)))
         if begins >= self._until:
             return None
         if answered and job.turn + 1 < sessions.turns:
@@ -129,15 +142,14 @@ class Traffic:
     def _single(self, at: float, number: int) -> Job:
         key = mixed(self._seed + number * STEP)
         new, answer = self._sizes(key)
-        job = Job.written(f"Request {number}. ", new, answer, key)
-        job.at = at
+        job = Job.written(f"Request {number}. ", new, answer, key, at)
         return self._kind(job) if self._kinds else job
 
     def _turn(self, place: int, session: int, turn: int, history: int, at: float) -> Job:
         key = self._turn_key(place, session, turn)
         new, answer = self._sizes(key)
-        job = Job.written(f"Session {session}. ", history + new, answer, key)
-        job.at, job.place, job.session, job.turn = at, place, session, turn
+        job = Job.written(f"Session {session}. ", history + new, answer, key, at)
+        job.place, job.session, job.turn = place, session, turn
         return self._kind(job) if self._kinds else job
 
     def _turn_key(self, place: int, session: int, turn: int) -> int:
@@ -149,16 +161,18 @@ class Traffic:
     def _kind(self, job: Job) -> Job:
         model = self.model
         job.timeout = model.deadline_s
-        streamed, _, kind = uniforms(mixed(job.key ^ _KIND))
-        job.streamed = streamed < model.streamed
+        bits = mixed(job.key ^ _KIND)
+        job.streamed = uniform(bits) < model.streamed
         if self._classes:
+            kind = uniforms(bits)[2]
             job.kind = next(index for index, share in enumerate(self._classes) if kind < share)
             chosen = model.classes[job.kind]
             job.timeout, job.priority = chosen.deadline_s or model.deadline_s, chosen.priority
         return job
 
 
-def _sizes(sizes: Sizes) -> list[int]:
+@cache
+def _sizes(sizes: Sizes) -> Sequence[int]:
     return [max(1, min(round(size), sizes.most)) for size in log_normal(sizes.median, sizes.sigma)]
 
 

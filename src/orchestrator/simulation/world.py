@@ -68,8 +68,8 @@ class _Visit:
         self.cached = cached
         self.begins = begins
         self.service = service
-        self.broken = breaks < total
-        self.ends = begins + (breaks if self.broken else total)
+        self.broken = broken = breaks < total
+        self.ends = begins + (breaks if broken else total)
         self.cost = 0.0
         self.whole = False
 
@@ -107,6 +107,9 @@ class ModelledProvider(BaseProvider):
         self._input, self._output = prices.input / _MILLION, prices.output / _MILLION
         self._cached = self._input if prices.cached_input is None else prices.cached_input / _MILLION
         self._forgets = model.prompt_cache is None and model.cold_start is None
+        limits = model.queue, model.rpm, model.tpm, model.context_window
+        self._never_refuses = all(limit is None for limit in limits)
+        self._cut_short = model.provider_config(model.name).timeout is not None  # by the router, at some time
         self._warm: dict[int, tuple[float, int]] = {}  # by session: until when, how many tokens
         self._idle_since = 0.0
 
@@ -135,21 +138,26 @@ class ModelledProvider(BaseProvider):
         )
 
     async def open_stream(self, request: Request) -> AsyncGenerator[StreamEvent, None]:
-        """See :class:`BaseProvider`; pieces come often enough not to look silent, and no oftener."""
+        """See :class:`BaseProvider`; pieces come often enough not to look silent, and no oftener.
+
+        The last one before the end holds the rest already, where nobody could want to know how far the answer was.
+        """
         loop = asyncio.get_running_loop()
         visit = self._called(loop, request)
         if not isinstance(visit, _Visit):
             visit = await visit
-        told = 0
+        told, every = 0, request.timeouts.idle / 2
+        whole_before_the_end = not (visit.broken or self._cut_short)
         try:
-            when = visit.begins + visit.service.first_token
-            while when < visit.ends:
+            when, ends = visit.begins + visit.service.first_token, visit.ends
+            while when < ends:
                 await _until(loop, when)
-                new = max(1, visit.written(when) - told)
+                last = whole_before_the_end and when + every >= ends
+                new = visit.tokens - told if last else max(1, visit.written(when) - told)
                 yield TextDelta(_text(new))
                 told += new
-                when += request.timeouts.idle / 2
-            await _until(loop, visit.ends)
+                when += every
+            await _until(loop, ends)
             if visit.broken:
                 await self._break(loop)
             visit.whole = True
@@ -167,8 +175,11 @@ class ModelledProvider(BaseProvider):
         if job.number >= 0:
             self._ledger.calls[job.number] += 1
         at = loop.time()
-        luck = self.nature.luck(job, job.tried(self.index))
-        failure = self.nature.failure(luck, at) or self._refusal(job, tokens, at)
+        nature = self.nature
+        luck = nature.luck(job, job.tried(self.index))
+        failure = nature.failure(luck, at)
+        if failure is None and not self._never_refuses:
+            failure = self._refusal(job, tokens, at)
         if failure is not None:
             return self._failing(loop, at, failure)
         if self.busy >= self._capacity:
@@ -258,11 +269,11 @@ class ModelledProvider(BaseProvider):
         job = visit.job
         tokens = visit.tokens if visit.whole else visit.written(at)
         cached = visit.cached
-        visit.cost = (
+        visit.cost = cost = (
             (job.prompt_tokens - cached) * self._input + cached * self._cached + tokens * self._output
         )
         if job.number >= 0:
-            self._ledger.cost[job.number] += visit.cost
+            self._ledger.cost[job.number] += cost
         if self._forgets:
             return
         cache = self.model.prompt_cache

@@ -9,6 +9,7 @@ from orchestrator.core.clock import now
 from orchestrator.core.stats import UNMEASURED, CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.shortlist import ALL, Shortlist, others
 
 __all__ = ["Adaptive"]
 
@@ -53,6 +54,7 @@ class Adaptive(RoutingStrategy):
         self._memory = memory
         self._room = room
         self._decisions = 0
+        self._shortlist = Shortlist(ALL, last=1)
         self._arms: dict[str, _Arm] = {}
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
@@ -60,15 +62,18 @@ class Adaptive(RoutingStrategy):
         if not candidates:
             return
         self._decisions += 1
-        turn = self._decisions % len(candidates)
-        views = [*candidates[turn:], *candidates[:turn]]  # ties in turn
+        compared = self._shortlist.of(candidates)
+        turn = self._decisions % len(compared)
+        views = [*compared[turn:], *compared[:turn]]  # ties in turn
         costs = self._costs(views)
         first = views[costs.index(min(costs))]
+        if compared is not candidates:
+            self._shortlist.chose(first)
         yield first
-        views.remove(first)
+        left = others(first, views, candidates)
         # Only now, if ever: until the first one failed, the others' load and pace have changed.
-        for _, index in sorted((cost, index) for index, cost in enumerate(self._costs(views))):
-            yield views[index]
+        for _, index in sorted((cost, index) for index, cost in enumerate(self._costs(left))):
+            yield left[index]
 
     def _costs(self, views: Sequence[CandidateView]) -> list[float]:
         at, weighs = now(), self._price_weight

@@ -11,6 +11,7 @@ from orchestrator.core.clock import now
 from orchestrator.core.stats import UNMEASURED, CandidateView
 from orchestrator.core.types import Message, Request
 from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.shortlist import COMPARED
 
 __all__ = ["Affinity"]
 
@@ -20,6 +21,7 @@ SLOWER = 4.0  # times the pace of the fastest
 QUICK = 0.001  # seconds per token; nobody minds who is faster than that
 FRESH = 10.0  # seconds a pace is held against an idle provider
 REMEMBERED = 1000  # names; far above any pool, so only names that left for good are forgotten
+HOMES = 10_000  # keys whose provider is remembered, in a megabyte
 _BITS = (1 << 64) - 1
 _STEPS = 2.0**53  # of a float
 
@@ -45,24 +47,45 @@ class Affinity(RoutingStrategy):
         self._bound = bound
         self._slower = slower
         self._seeds: dict[str, int] = {}
+        self._candidates: Sequence[CandidateView] | None = None  # the list that the next ones were made of
+        self._homes: dict[int, CandidateView] = {}
+        self._bounds = 0.0, 0.0
+        self._until_next = 0  # decisions
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
         """See :class:`RoutingStrategy`."""
         if not candidates:
             return
-        draws = self._draws(candidates, _key(request, self._prefix))
-        first = candidates[draws.index(min(draws))]
-        most, slowest, at = self._bounds(candidates)
+        key = _key(request, self._prefix)
+        first = self._home(candidates, key)
+        most, slowest = self._lately(candidates)
+        at = now()
         if _passed_over(first, most, slowest, at):
-            ranked = _ranked(candidates, draws)
+            ranked = self._ranked(candidates, key)
             first = next((view for view in ranked if not _passed_over(view, most, slowest, at)), None) or min(
                 ranked, key=_load
             )
         yield first
         # Only now, if ever: until the first one failed, the others' load and pace have changed.
-        most, slowest, at = self._bounds(candidates)
-        rest = [view for view in _ranked(candidates, draws) if view is not first]
+        (most, slowest), at = self._look(candidates), now()
+        rest = [view for view in self._ranked(candidates, key) if view is not first]
         yield from sorted(rest, key=lambda view: _passed_over(view, most, slowest, at))
+
+    def _home(self, candidates: Sequence[CandidateView], key: int) -> CandidateView:
+        """Whose draw is the least; remembered, or each turn of a conversation would cost a hash per candidate."""
+        # The pool hands over the same list until something changes, a weight included.
+        if candidates is not self._candidates or len(self._homes) > HOMES:
+            self._candidates, self._until_next = candidates, 0
+            self._homes.clear()
+        home = self._homes.get(key)
+        if home is None:
+            draws = self._draws(candidates, key)
+            home = self._homes[key] = candidates[draws.index(min(draws))]
+        return home
+
+    def _ranked(self, candidates: Sequence[CandidateView], key: int) -> list[CandidateView]:
+        draws = self._draws(candidates, key)
+        return [view for _, _, view in sorted(zip(draws, range(len(draws)), candidates, strict=True))]
 
     def _draws(self, views: Sequence[CandidateView], key: int) -> list[float]:
         """Of each, ``-ln(u) / weight``, with ``u`` in (0, 1) from the hash of key and name."""
@@ -83,7 +106,15 @@ class Affinity(RoutingStrategy):
             draws.append(-log((((bits ^ (bits >> 33)) >> 11) + 0.5) / _STEPS) / view.weight)
         return draws
 
-    def _bounds(self, views: Sequence[CandidateView]) -> tuple[float, float, float]:
+    def _lately(self, candidates: Sequence[CandidateView]) -> tuple[float, float]:
+        """The bounds; with many candidates those of a few decisions ago, which are hardly others."""
+        self._until_next -= 1
+        if self._until_next <= 0:
+            self._until_next = len(candidates) // COMPARED
+            self._bounds = self._look(candidates)
+        return self._bounds
+
+    def _look(self, views: Sequence[CandidateView]) -> tuple[float, float]:
         """The load and the pace above which one is passed over, at this moment."""
         total, fastest = 0.0, inf
         for view in views:
@@ -92,11 +123,7 @@ class Affinity(RoutingStrategy):
             if pace is not None and pace < fastest:
                 fastest = pace
         fastest = UNMEASURED if fastest == inf else max(fastest, QUICK)
-        return total / len(views) + self._bound, self._slower * fastest, now()
-
-
-def _ranked(views: Sequence[CandidateView], draws: Sequence[float]) -> list[CandidateView]:
-    return [view for _, _, view in sorted(zip(draws, range(len(views)), views, strict=True))]
+        return total / len(views) + self._bound, self._slower * fastest
 
 
 def _passed_over(view: CandidateView, most: float, slowest: float, at: float) -> bool:

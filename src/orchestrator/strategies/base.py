@@ -17,8 +17,10 @@ class RoutingStrategy(ABC):
     """Orders candidates. Sees views, never providers; pure but for its own state.
 
     The router tries the first of the order, the next when that fails. What comes in is capable of the request, enabled
-    and not ejected; what goes out must hold each of it once (whatever is left out is tried last). ``random`` is the
-    router's own source of chance, set before the first call; time is ``orchestrator.core.clock.now()``.
+    and not ejected; what goes out must hold each of it once (whatever is left out is tried last). The same list
+    object again means that nobody has come or gone and no configuration has changed: what was made of it still holds.
+    ``random`` is the router's own source of chance, set before the first call; time is
+    ``orchestrator.core.clock.now()``.
     """
 
     name: ClassVar[str] = "custom"

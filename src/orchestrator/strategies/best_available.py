@@ -16,6 +16,7 @@ from orchestrator.strategies.expected import (
     fastest_and_crowd,
     least,
 )
+from orchestrator.strategies.shortlist import Shortlist, others
 
 __all__ = ["BestAvailable"]
 
@@ -40,28 +41,32 @@ class BestAvailable(RoutingStrategy):
         self._tolerance = tolerance
         self._spill = spill
         self._explore = Exploration(explore_every, explore_after)
+        self._shortlist = Shortlist()
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
         """See :class:`RoutingStrategy`."""
         if not candidates:
             return
         explore = self._explore
-        views = explore.turned(candidates)
+        compared = self._shortlist.of(candidates)
+        views = explore.turned(compared)
         at = now()
         first = explore.pick(views, at, self.random) if explore.decisions >= explore.due else None
         if first is None:
             first = self._best(views, at)
+        if compared is not candidates:
+            self._shortlist.chose(first)
         yield first
-        views.remove(first)
+        left = others(first, views, candidates)
         at = now()
-        fastest, crowd = fastest_and_crowd(views)
-        bound = max([view.success_share(at) for view in views], default=0.0) - self._tolerance
+        fastest, crowd = fastest_and_crowd(left)
+        bound = max([view.success_share(at) for view in left], default=0.0) - self._tolerance
         yield from sorted(
-            views, key=lambda view: (view.success_share(at) < bound, expected_cost(view, at, fastest, crowd))
+            left, key=lambda view: (view.success_share(at) < bound, expected_cost(view, at, fastest, crowd))
         )
 
     def _best(self, views: Sequence[CandidateView], at: float) -> CandidateView:
-        of_all = least(views, at)
+        of_all = least(views)
         for view in views:
             if view.recent_failures:
                 break
@@ -73,6 +78,6 @@ class BestAvailable(RoutingStrategy):
         if len(near) == len(views):
             return of_all
         fastest, crowd = fastest_and_crowd(views)
-        healthy = least(near, at)
+        healthy = least(near)
         spill = self._spill * expected_cost(of_all, at, fastest, crowd)
         return healthy if expected_cost(healthy, at, fastest, crowd) <= spill else of_all

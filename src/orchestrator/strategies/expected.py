@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, inf
 
-from orchestrator.core.clock import Random
+from orchestrator.core.clock import Random, now
 from orchestrator.core.stats import UNMEASURED, CandidateView
 
 __all__ = [
@@ -50,40 +50,40 @@ def crowding(view: CandidateView) -> float:
     return 1.0 if more <= 0.0 else 1.0 + more / (view.load + SLACK)
 
 
-def least(views: Sequence[CandidateView], at: float) -> CandidateView:
-    """Of those expected to be nearly as fast as the fastest the one with the least cost.
+def least(views: Sequence[CandidateView]) -> CandidateView:
+    """Of those expected to be nearly as fast as the fastest the one with the shortest queue; of equals the first.
 
-    The pace to expect grows with crowding, up to ``NEAR`` times the least of them is near, and the cost is
-    ``expected_cost``; of equals the one with fewest in flight, then the first. Whoever is twice as slow, but idle,
-    would get the calls that make the tail; among the near, paces differ by chance as much as in truth: queues decide.
+    The pace to expect grows with crowding; up to ``NEAR`` times the least of them is near, and the queue are the calls
+    in flight, divided by the weight. Whoever is twice as slow, but idle, would get the calls that make the tail. Among
+    the near, paces differ by chance as much as in truth: to weigh them too would fill one while another has room.
     """
-    paces, crowded = [], []
+    crowded = []
     for view in views:  # the usual case of what follows, without its calls
         pace = view.pace
         if pace is None or view.penalty:
-            return by_least(views, at)[0]
-        paces.append(pace)
-        more = view.in_flight + 1.0 - view.load
-        crowded.append(pace if more <= 0.0 else pace * (1.0 + more / (view.load + SLACK)))
+            return by_least(views, now())[0]
+        load = view.load
+        more = view.in_flight + 1.0 - load
+        crowded.append(pace if more <= 0.0 else pace * (1.0 + more / (load + SLACK)))
     bound = NEAR * min(crowded)
-    first, lowest = views[0], inf
-    for view, pace, expected in zip(views, paces, crowded):  # noqa: B905  # strict costs a tenth of the decision
-        if expected <= bound:
-            cost = pace * (view.in_flight + 1) / view.weight
-            if cost < lowest or (cost == lowest and view.in_flight < first.in_flight):
-                first, lowest = view, cost
+    first, shortest = views[0], inf
+    for view, pace in zip(views, crowded):  # noqa: B905  # strict costs a tenth of the decision
+        if pace <= bound:
+            queue = (view.in_flight + 1) / view.weight
+            if queue < shortest:
+                first, shortest = view, queue
     return first
 
 
 def by_least(views: Sequence[CandidateView], at: float) -> list[CandidateView]:
-    """All in that order: the near by cost, then the others by the pace to expect."""
+    """All in that order: the near by queue, then the others by the pace to expect."""
     if len(views) < 2:
         return list(views)
     fastest, crowd = fastest_and_crowd(views)
     paces = _paces(views, at, fastest, crowd)
     bound = NEAR * min(paces)
     keys = [
-        (0, expected_cost(view, at, fastest, crowd), view.in_flight) if pace <= bound else (1, pace, view.in_flight)
+        (0, (view.in_flight + 1 + (crowd if view.penalty else 0)) / view.weight) if pace <= bound else (1, pace)
         for view, pace in zip(views, paces, strict=True)
     ]
     return [views[n] for n in sorted(range(len(views)), key=keys.__getitem__)]

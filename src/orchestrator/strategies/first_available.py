@@ -19,6 +19,13 @@ class FirstAvailable(RoutingStrategy):
 
     name = "first-available"
 
-    def order(self, candidates: Sequence[CandidateView], request: Request) -> list[CandidateView]:
+    def __init__(self) -> None:
+        self._candidates: Sequence[CandidateView] | None = None
+        self._sorted: tuple[CandidateView, ...] = ()
+
+    def order(self, candidates: Sequence[CandidateView], request: Request) -> Sequence[CandidateView]:
         """See :class:`RoutingStrategy`."""
-        return sorted(candidates, key=_priority)
+        # The pool hands over the same list until something changes, a priority included.
+        if candidates is not self._candidates or len(candidates) != len(self._sorted):
+            self._candidates, self._sorted = candidates, tuple(sorted(candidates, key=_priority))
+        return self._sorted

@@ -8,8 +8,9 @@ from orchestrator.core.clock import Random, now
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
+from orchestrator.strategies.shortlist import ALL
 
-__all__ = ["LeastBusy", "healthy", "two"]
+__all__ = ["LeastBusy", "healthy", "two", "two_healthy"]
 
 
 def healthy(candidates: Sequence[CandidateView], at: float) -> Sequence[CandidateView]:
@@ -18,6 +19,17 @@ def healthy(candidates: Sequence[CandidateView], at: float) -> Sequence[Candidat
         if view.penalty:
             return [view for view in candidates if not view.penalised(at)] or candidates
     return candidates
+
+
+def two_healthy(
+    candidates: Sequence[CandidateView], at: float, random: Random
+) -> tuple[CandidateView, CandidateView]:
+    """Two of the healthy, drawn as ``two`` does."""
+    if len(candidates) > ALL:  # two of all that happen to be healthy are as good, and nobody else is looked at
+        one, other = two(candidates, random)
+        if not (one.penalised(at) or other.penalised(at)):
+            return one, other
+    return two(healthy(candidates, at), random)
 
 
 def two(views: Sequence[CandidateView], random: Random) -> tuple[CandidateView, CandidateView]:
@@ -42,7 +54,7 @@ class LeastBusy(RoutingStrategy):
         """See :class:`RoutingStrategy`."""
         if not candidates:
             return
-        one, other = two(healthy(candidates, now()), self.random)
+        one, other = two_healthy(candidates, now(), self.random)
         first = other if other.in_flight * one.weight < one.in_flight * other.weight else one
         yield first
         left = [view for view in candidates if view is not first]

@@ -9,7 +9,7 @@ from orchestrator.core.clock import now
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
-from orchestrator.strategies.least_busy import healthy, two
+from orchestrator.strategies.least_busy import two_healthy
 
 __all__ = ["PeakEwma"]
 
@@ -36,7 +36,7 @@ class PeakEwma(RoutingStrategy):
         if not candidates:
             return
         at = now()
-        one, other = two(healthy(candidates, at), self.random)
+        one, other = two_healthy(candidates, at, self.random)
         first = one if one is other or self._cost(one, at) <= self._cost(other, at) else other
         yield first
         left = [view for view in candidates if view is not first]

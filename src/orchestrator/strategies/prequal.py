@@ -12,6 +12,7 @@ from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, Exploration, crowding, fastest_and_crowd
 from orchestrator.strategies.least_busy import healthy
+from orchestrator.strategies.shortlist import Shortlist, others
 
 __all__ = ["Prequal"]
 
@@ -36,6 +37,7 @@ class Prequal(RoutingStrategy):
     ) -> None:
         self._quantile = quantile
         self._explore = Exploration(explore_every, explore_after)
+        self._shortlist = Shortlist()
         self._seen: deque[float] = deque(maxlen=REMEMBERED)
         self._threshold = inf
 
@@ -44,19 +46,20 @@ class Prequal(RoutingStrategy):
         if not candidates:
             return
         explore = self._explore
-        explore.decisions += 1
+        compared = self._shortlist.of(candidates)
+        views = explore.turned(compared)
         if explore.decisions % NOTED == 0:
-            self._note(candidates)
-        turn = explore.decisions % len(candidates)
-        views = [*candidates[turn:], *candidates[:turn]]
+            self._note(compared)
         at = now()
         first = explore.pick(views, at, self.random) if explore.decisions >= explore.due else None
         if first is None:
             first = self._best(healthy(views, at))
+        if compared is not candidates:
+            self._shortlist.chose(first)
         yield first
-        views.remove(first)
+        left = others(first, views, candidates)
         at = now()
-        fastest, _ = fastest_and_crowd(views)
+        fastest, _ = fastest_and_crowd(left)
         threshold = self._threshold
 
         def rank(view: CandidateView) -> tuple[bool, bool, float]:
@@ -64,7 +67,7 @@ class Prequal(RoutingStrategy):
             hot = busy > threshold
             return view.penalised(at), hot, busy if hot else (view.pace or fastest) * crowding(view)
 
-        yield from sorted(views, key=rank)
+        yield from sorted(left, key=rank)
 
     def _best(self, views: Sequence[CandidateView]) -> CandidateView:
         threshold, unmeasured = self._threshold, 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from orchestrator.strategies.adaptive import Adaptive
@@ -48,6 +47,8 @@ def resolve(strategy: str | RoutingStrategy | type[RoutingStrategy]) -> RoutingS
 def _registered(name: str) -> RoutingStrategy:
     points = _entry_points()
     if name not in points.names:
+        from difflib import get_close_matches
+
         names = sorted({*BUILT_IN, *points.names})
         near = get_close_matches(name.lower().replace("_", "-"), names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

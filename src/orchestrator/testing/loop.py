@@ -5,25 +5,37 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextvars import Context, copy_context
 from heapq import heapify, heappop, heappush
-from typing import Any, TypeVarTuple
-from weakref import ref
+from typing import Any, Protocol, TypeVarTuple
 
-__all__ = ["DeadlockError", "VirtualTimeLoop"]
+__all__ = ["DeadlockError", "Sleeper", "VirtualTimeLoop"]
 
 Arguments = TypeVarTuple("Arguments")
 
 _REAL_WAIT = 5.0  # seconds given to real sockets and threads, which no clock can hurry
 _RESOLUTION = 1e-9  # seconds: a timer due within this is due now, as in asyncio's other loops
-_POLL_EVERY = 64  # turns: while nothing but the loop's own wake-up pipe is registered, most need not ask the system
+_POLL_EVERY = 256  # turns: while nothing but the loop's own wake-up pipe is registered, most need not ask the system
 _FEW = 100  # cancelled timers: as many are let lie
 _DEADLOCK = "nothing is ready, no timer is set: every task waits for another"
 
 
-_Entry = tuple[float, int, asyncio.TimerHandle | asyncio.Future[None]]  # loop time, order, what is due then
+class Sleeper(Protocol):
+    """Whom ``wake_at`` wakes: a future, or whatever else has these three."""
+
+    def done(self) -> bool:
+        """Whether it need not be woken any more."""
+
+    def cancelled(self) -> bool:
+        """The same, and the clock need not stop for it."""
+
+    def set_result(self, result: None, /) -> None:
+        """Its time has come. What this raises ends the loop."""
+
+
+_Entry = tuple[float, int, asyncio.TimerHandle | Sleeper]  # loop time, order, what is due then
 
 
 class DeadlockError(RuntimeError):
@@ -46,7 +58,6 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._cancelled = 0
         self._polled = _JumpingSelector(self)
         super().__init__(self._polled)
-        self._asyncgens = _WeakSet()
         self.set_debug(self.get_debug())
 
     def time(self) -> float:
@@ -87,10 +98,10 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         heappush(self._timers, (when, self._count, timer))
         return timer
 
-    def wake_at(self, when: float, future: asyncio.Future[None]) -> None:
+    def wake_at(self, when: float, sleeper: Sleeper) -> None:
         """Give the future its result, None, at that time, unless it has one: the cheapest sleep there is."""
         self._count += 1
-        heappush(self._timers, (when, self._count, future))
+        heappush(self._timers, (when, self._count, sleeper))
 
     def sleep_until(self, when: float) -> asyncio.Future[None]:
         """A future that ``wake_at`` will wake."""
@@ -123,12 +134,20 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def jump(self) -> bool:
         """Move the clock to the next timer that is not cancelled, and make it ready; False when there is none."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():  # a handle or a future
-            heappop(timers)
-        if not timers:
-            return False
-        self._now = max(self._now, timers[0][0])
-        return self.take_due()
+        while timers:
+            when, _, due = heappop(timers)
+            if due.cancelled():
+                continue
+            if when > self._now:  # noqa: PLR1730  # max() would be a call per timer
+                self._now = when
+            if isinstance(due, asyncio.TimerHandle):
+                self._ready.append(due)  # type: ignore[attr-defined]  # of asyncio.BaseEventLoop
+            elif not due.done():
+                due.set_result(None)
+            if timers and timers[0][0] <= self._now + _RESOLUTION:
+                self.take_due()
+            return True
+        return False
 
     def _run_once(self) -> None:
         """Turns as asyncio's, without what a loop that has only timers has no use for.
@@ -217,17 +236,6 @@ class _Timer(asyncio.TimerHandle):
         self._args = args
         self._cancelled = self._scheduled = False
         self._repr = self._source_traceback = None
-
-
-class _WeakSet(set["ref[Any]"]):
-    """What asyncio keeps of the generators that run, for the end; whoever has gone goes without a frame of Python."""
-
-    def add(self, item: Any) -> None:  # noqa: ANN401  # whatever can be referred to
-        """Remember it as long as it lives."""
-        super().add(ref(item, self.discard))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([item for each in self.copy() if (item := each()) is not None])
 
 
 class _JumpingSelector(selectors.DefaultSelector):

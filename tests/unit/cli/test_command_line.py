@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 import orchestrator
 from orchestrator import cli
+from orchestrator.cli import _app
 from orchestrator.cli._app import app
 
 
@@ -50,3 +53,20 @@ def test_python_m_is_the_same_command_and_loads_neither_http_nor_rich_before_it_
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines() == [f"orchestrator {orchestrator.__version__}", "0 set()"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_command_runs_on_uvloop_where_there_is_one(monkeypatch, there):
+    made = []
+
+    def new_event_loop():
+        made.append(asyncio.new_event_loop())
+        return made[-1]
+
+    async def running():
+        return asyncio.get_running_loop()
+
+    monkeypatch.setitem(sys.modules, "uvloop", SimpleNamespace(new_event_loop=new_event_loop) if there else None)
+    loop = _app._run(running())
+    assert (loop in made) is there
+    assert loop.is_closed()

@@ -54,6 +54,31 @@ class TestPace:
         assert made.pace == pytest.approx(0.02, rel=0.02)
         assert made.sampled_at == 60
 
+    def test_half_of_it_is_how_soon_streams_open(self):
+        made = view(0.02)
+        made.opened(1, 3.0)
+        assert made.pace == pytest.approx((0.02 + 3 / 50) / 2)
+        made.answered(1, 2.0, Usage(0, 50), 0)
+        assert (made.answer_pace, made.pace) == (pytest.approx(0.02), pytest.approx((0.02 + 3 / 50) / 2))
+        made.lost(1, 50.0, Usage(0, 50), 0)
+        assert made.pace == pytest.approx((made.answer_pace + 3 / 50) / 2)
+        assert made.answer_pace > 0.02
+
+    def test_a_stream_that_has_only_opened_says_nothing_of_a_whole_answer(self):
+        made = view()
+        made.opened(1, 3.0)
+        assert made.pace is None
+        made.answered(4, 2.0, Usage(0, 50), 0)
+        assert made.pace == pytest.approx((0.02 + 3 / 50) / 2)
+
+    @pytest.mark.parametrize("age", [0.0, 2.0, 10.0])
+    def test_how_soon_streams_open_ages_like_the_rest(self, age):
+        made = view()
+        made.opened(100, 1.0)
+        made.opened(100 + age, 2.0)
+        assert made.opening_pace * 50 == pytest.approx(1 + max(0.1, 1 - exp(-age / 10)))
+        assert made.opened_at == 100 + age
+
     @given(
         st.lists(st.tuples(st.floats(0, 100), st.floats(0.001, 100)), min_size=1, max_size=30)
     )

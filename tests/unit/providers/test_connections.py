@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import ConnectionFailedError, Router
 from orchestrator.core.clock import new_random
-from orchestrator.providers import _connections, _pool, _reuse
+from orchestrator.providers import _connections, _dial, _pool, _reuse
 from orchestrator.providers._connections import give_pool, has_own_pool, watch_connections
 from orchestrator.testing import SimulatedProvider, faults
 from wire import EACH_ENGINE, idle, in_use
@@ -174,17 +174,38 @@ async def test_what_goes_by_a_proxy_keeps_the_pool_that_knows_it(monkeypatch):
         assert not has_own_pool(client)
 
 
+async def test_where_httpcore_is_made_otherwise_its_own_pool_stays(monkeypatch):
+    monkeypatch.setattr(_connections, "fits", lambda: False)
+    async with httpx.AsyncClient() as client:
+        assert give_pool(client, None) is client
+        assert type(client._transport._pool) is httpcore.AsyncConnectionPool
+        assert not has_own_pool(client)
+
+
+async def test_those_that_begin_at_once_are_spread_over_turns_of_the_loop_and_a_cancelled_one_is_passed_over():
+    turns, begun = _dial.Turns(2), []
+
+    async def begin(name):
+        await turns.take()
+        begun.append(name)
+
+    tasks = [asyncio.create_task(begin(name)) for name in "abcdefg"]
+    await asyncio.sleep(0)
+    assert begun == ["a", "b"]
+    tasks[2].cancel()
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert begun == ["a", "b", "d", "e"]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert begun == ["a", "b", "d", "e", "f", "g"]
+
+
 @real_time
-async def test_httpcores_locks_are_taken_away_and_where_they_have_another_name_all_works_still(server, monkeypatch):
-    provider = server.provider(engine="httpx")
-    async with provider:
-        await provider.generate("hi")
-        [pool] = [engine.client._transport._pool for engine in provider._http._engines.values()]
-        [connection] = pool.connections.idle
-        assert connection.http._request_lock is connection.http._connection._state_lock is _pool._UNLOCKED
-    monkeypatch.setattr(_pool, "_unlock", lambda owner, name: None)
-    provider = server.provider(engine="httpx")
+@EACH_ENGINE
+async def test_who_waits_for_its_turn_to_connect_takes_a_connection_that_came_free(server, engine, monkeypatch):
+    monkeypatch.setattr(_reuse, "DIALS", 1)
+    provider = server.provider(engine=engine)
     async with Router(providers=[provider]) as router:
-        await leave_at_any_moment(router)
-        assert await router.route("hi") == "hello"
+        assert await asyncio.gather(*(router.route("hi") for _ in range(40))) == ["hello"] * 40
         assert in_use(provider) == 0
+        assert idle(provider) < 40

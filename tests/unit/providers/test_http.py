@@ -20,7 +20,7 @@ from orchestrator.core.errors import (
     ProviderError,
     TimeoutError,
 )
-from orchestrator.providers import _http
+from orchestrator.providers import _http, _httpx
 from orchestrator.providers._http import HttpClient, WireLimits, WireResponse, parse_json
 from orchestrator.providers._httpx import new_client
 
@@ -221,7 +221,7 @@ def made(monkeypatch) -> list[httpx.AsyncClient]:
         clients.append(FakeHttp(lambda request: httpx.Response(200, content=b"ok")).client)
         return clients[-1]
 
-    monkeypatch.setattr(_http, "new_client", new)
+    monkeypatch.setattr(_httpx, "new_client", new)
     return clients
 
 

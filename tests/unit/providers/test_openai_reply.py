@@ -44,8 +44,7 @@ def chunk(*choices: dict[str, Any], **fields: Any) -> str:
 
 def events(*data: str) -> list[StreamEvent]:
     decoder = reply()
-    found = [event for item in data for event in decoder.feed(item)]
-    return [*found, decoder.finish()]
+    return [*decoder.feed(data), decoder.finish()]
 
 
 def streamed(*data: str) -> Completion:
@@ -162,9 +161,9 @@ def test_a_filtered_answer_is_an_error_and_its_replacement_text_is_not_handed_ou
     with pytest.raises(ContentFilteredError, match="content filter stopped"):
         whole({"content": "I cannot talk about this"}, "content_filter")
     decoder = reply()
-    decoder.feed(chunk(delta("Once ")))
+    list(decoder.feed([chunk(delta("Once "))]))
     with pytest.raises(ContentFilteredError):
-        decoder.feed(chunk(delta("I cannot talk about this", "CONTENT_FILTER")))
+        list(decoder.feed([chunk(delta("I cannot talk about this", "CONTENT_FILTER"))]))
 
 
 @pytest.mark.parametrize(("reason", "kind"), [
@@ -188,7 +187,7 @@ def test_a_reason_that_is_a_failure_is_raised(reason, kind):
     ({"choices": [delta("x")], "x_groq": {"id": "r", "error": "over capacity"}}, ServerError),
 ])
 def test_an_error_within_a_success_is_raised_whole_and_streamed(payload, kind):
-    for attempt in (lambda: reply().completion(payload), lambda: reply().feed(json.dumps(payload))):
+    for attempt in (lambda: reply().completion(payload), lambda: list(reply().feed([json.dumps(payload)]))):
         with pytest.raises(ProviderError) as caught:
             attempt()
         assert type(caught.value) is kind
@@ -229,7 +228,7 @@ def test_what_is_no_reply_is_malformed_and_says_why(payload, message):
 @pytest.mark.parametrize("data", ["{", "<html>", "nope", "1" * 5000, "[" * 100_000])
 def test_an_event_that_is_no_json_is_malformed(data):
     with pytest.raises(MalformedResponseError, match=r"an event of the stream is (not JSON|nested deeper)"):
-        reply().feed(data)
+        list(reply().feed([data]))
 
 
 # --- streams, vendor by vendor --------------------------------------------------------------------------------------
@@ -292,11 +291,11 @@ def test_empty_events_and_whatever_follows_the_end_are_skipped():
 
 def test_usage_without_any_text_before_the_end_does_not_end_the_reply():
     decoder = reply()
-    decoder.feed(chunk(usage=USAGE))
+    list(decoder.feed([chunk(usage=USAGE)]))
     assert (decoder.done, decoder.complete) == (False, False)
-    decoder.feed(chunk(delta("Hi", "stop")))
+    list(decoder.feed([chunk(delta("Hi", "stop"))]))
     assert (decoder.done, decoder.complete) == (True, False)
-    decoder.feed(chunk(usage=USAGE))
+    list(decoder.feed([chunk(usage=USAGE)]))
     assert decoder.complete
 
 

@@ -38,8 +38,7 @@ def outcome(events, decode, monkeypatch):
     reply = Reply(provider="p", model="m")
     told = []
     try:
-        for data in events:
-            told += reply.feed(data)
+        told.extend(reply.feed(events))
         told.append(reply.finish())
     except ProviderError as error:
         told.append((type(error), str(error)))

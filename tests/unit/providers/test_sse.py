@@ -5,16 +5,12 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.core.errors import MalformedResponseError
-from orchestrator.providers._sse import NDJSONDecoder, ServerSentEvent, SSEDecoder
+from orchestrator.providers._sse import NDJSONDecoder, SSEDecoder
 
 
-def events(*chunks: bytes, limit: int = 1000) -> list[ServerSentEvent]:
+def data(*chunks: bytes, limit: int = 1000) -> list[str]:
     decoder = SSEDecoder(limit)
-    return [event for chunk in chunks for event in decoder.feed(chunk)]
-
-
-def data(*chunks: bytes) -> list[str]:
-    return [event.data for event in events(*chunks)]
+    return [told for chunk in chunks for told in decoder.feed(chunk)]
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
@@ -24,8 +20,8 @@ def test_lines_end_in_any_of_the_three_ways(end):
 
 def test_an_event_is_handed_over_with_its_blank_line_although_a_lf_may_follow_the_cr():
     decoder = SSEDecoder()
-    assert decoder.feed(b"data: a\r\n\r") == [ServerSentEvent("a")]
-    assert decoder.feed(b"\ndata: b\r\n\r\n") == [ServerSentEvent("b")]
+    assert decoder.feed(b"data: a\r\n\r") == ["a"]
+    assert decoder.feed(b"\ndata: b\r\n\r\n") == ["b"]
 
 
 def test_a_byte_order_mark_is_skipped_even_when_it_is_cut():
@@ -46,10 +42,8 @@ def test_only_one_space_after_the_colon_is_cut():
     assert data(b"data:a\n\ndata:  b\n\ndata: \n\n") == ["a", " b", ""]
 
 
-def test_an_event_has_the_name_of_its_last_event_field_and_the_next_has_not():
-    assert events(b"event: a\nevent: error\ndata: x\n\ndata: y\n\nevent: z\n\ndata: w\n\n") == [
-        ("x", "error"), ("y", "message"), ("w", "message"),
-    ]
+def test_the_name_of_an_event_is_skipped_and_one_with_nothing_else_is_none():
+    assert data(b"event: a\nevent: error\ndata: x\n\ndata: y\n\nevent: z\n\ndata: w\n\n") == ["x", "y", "w"]
 
 
 def test_unknown_fields_and_fields_without_a_colon_are_skipped():
@@ -76,7 +70,7 @@ def test_bytes_that_are_no_utf_8_are_no_answer():
 ], ids=["in one chunk", "never ending", "completed by a chunk"])
 def test_a_line_longer_than_the_limit_is_refused(chunks):
     with pytest.raises(MalformedResponseError, match="line of the stream is longer than 1000 bytes"):
-        events(*chunks)
+        data(*chunks)
 
 
 def test_a_line_as_long_as_the_limit_is_taken_and_a_chunk_may_hold_many():
@@ -85,9 +79,28 @@ def test_a_line_as_long_as_the_limit_is_taken_and_a_chunk_may_hold_many():
 
 def test_an_event_of_many_lines_is_bounded_too():
     with pytest.raises(MalformedResponseError, match="event of the stream is longer than 1000 bytes"):
-        events(*[b"data: " + b"x" * 50 + b"\n"] * 100)
+        data(*[b"data: " + b"x" * 50 + b"\n"] * 100)
     with pytest.raises(MalformedResponseError, match="event"):
-        events(*[b"data:\n"] * 1002)
+        data(*[b"data:\n"] * 1002)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r"], ids=["usual lines", "others"])
+def test_a_stream_of_more_events_than_the_limit_is_refused(end):
+    decoder = SSEDecoder(events=5)
+    for _ in range(5):
+        assert decoder.feed(b"data: a" + end + end) == ["a"]
+    with pytest.raises(MalformedResponseError, match="more than 5 events"):
+        decoder.feed(b"data: a" + end + end)
+
+
+@pytest.mark.parametrize("odd", [
+    b": c\n\n", b"data:a\n\n", b"data: a\ndata: b\n\n", b"\n\n", b"id: 1\n\n", b"data: a\n", b"x\n", b"data\n\n",
+])
+def test_what_is_unusual_changes_nothing_for_what_is_usual_around_it(odd):
+    usual = b"data: 1\n\ndata: 2\n\n"
+    alone = data(usual, odd, usual)
+    assert data(usual + odd + usual) == alone
+    assert [told[-1] for told in (alone[0], alone[1], alone[-2], alone[-1])] == ["1", "2", "1", "2"]
 
 
 def test_json_lines_are_cut_at_line_ends_and_the_last_needs_none():

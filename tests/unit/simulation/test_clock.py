@@ -35,6 +35,22 @@ async def test_a_future_that_is_done_or_cancelled_by_then_is_left_alone_and_cost
     assert loop.time() == 10
 
 
+async def test_whatever_can_be_woken_is_woken_by_the_clock_alone():
+    loop, woken = asyncio.get_running_loop(), []
+
+    class Bell:
+        cancelled = done = False.__bool__
+
+        def set_result(self, _):
+            woken.append(loop.time())
+            if len(woken) < 3:
+                loop.wake_at(loop.time() + 2, self)
+
+    loop.wake_at(1, Bell())
+    await asyncio.sleep(10)
+    assert woken == [1, 3, 5]
+
+
 async def test_cancelled_timers_do_not_pile_up():
     loop = asyncio.get_running_loop()
     kept = []

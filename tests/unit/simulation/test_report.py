@@ -30,11 +30,11 @@ def run(*ended, warm_up=0.0, duration=60.0, breakers=()):
     for at, outcome in ended:
         asked = job()
         asked.at = at
-        row = requests.begin(asked)
+        requests.begin(asked)
         if isinstance(outcome, str):
-            requests.failed(row, 1.0, outcome)
+            requests.failed(asked, 1.0, outcome)
         else:
-            requests.answered(row, outcome, outcome / 2, 0)
+            requests.ended(asked, outcome, outcome / 2, 0)
     requests.close()
     changes = [BreakerChange(*change) for change in breakers]
     return Run("test", "mine", 1, ("p0",), duration, warm_up, None, requests, Timeline(breakers=changes))

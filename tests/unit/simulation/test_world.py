@@ -28,13 +28,23 @@ async def test_a_plain_answer_takes_first_token_and_tokens_and_tells_both():
 
 async def test_a_stream_has_its_first_piece_in_time_and_never_looks_silent():
     modelled = provider(token_rate={"median_tps": 2})
+    began = asyncio.get_running_loop().time()
     pieces, last = await streamed(modelled, job(completion_tokens=100))
+    assert asyncio.get_running_loop().time() - began == pytest.approx(51.0)
     times = [at for at, _ in pieces]
     assert times[0] == pytest.approx(1.0)
-    assert times[-1] == pytest.approx(51.0)
-    assert max(b - a for a, b in pairwise(times)) < Timeouts().idle
+    assert max(b - a for a, b in pairwise([*times, 51.0])) < Timeouts().idle
     assert sum(length for _, length in pieces) == 400
     assert isinstance(last, Finished)
+
+
+@pytest.mark.parametrize(("fields", "early"), [
+    ({}, 400), ({"config": {"timeout": 100}}, 4),
+    ({"episodes": [{"kind": "outage", "from_s": 1.5, "until_s": 3, "interrupts": True}]}, 4),
+])
+async def test_the_rest_of_a_short_answer_comes_with_its_first_piece_unless_it_may_be_cut(fields, early):
+    pieces, _ = await streamed(provider(**fields), job(completion_tokens=100))
+    assert pieces[0] == (pytest.approx(1.0), early)
 
 
 def test_first_tokens_are_log_normal():

@@ -48,8 +48,10 @@ class TestCost:
 
     async def test_among_the_near_the_shortest_queue_goes_first(self):
         assert order(LeastLatency(), view("a", 0.01, in_flight=1), view("b", 0.012)) == "ba"
-        slower, faster = view("f", 0.012, in_flight=6, load=7), view("F", 0.01, in_flight=6, load=7)
-        assert order(LeastLatency(), slower, faster) == "Ff"
+
+    async def test_among_the_near_a_little_faster_is_no_reason_for_a_longer_queue(self):
+        assert order(least_latency(), view("f", 0.01, 9, load=10), view("s", 0.0125, 8, load=10)) == "sf"
+        assert order(least_latency(), view("f", 0.01, 9, load=10), view("s", 0.0135, 8, load=10)) == "fs"
 
     async def test_an_empty_queue_is_no_merit_of_one_that_is_far_slower(self):
         assert order(LeastLatency(), view("a", 0.01, in_flight=30, load=30), view("b", 0.014, load=30)) == "ab"
@@ -64,7 +66,7 @@ class TestCost:
         assert order(LeastLatency(), view("a", 0.01), view("b", 0.012, weight=4)) == "ba"
         assert order(LeastLatency(), view("a", 0.01), view("b", 0.03, weight=4)) == "ab"
 
-    async def test_ties_go_to_the_one_with_fewest_in_flight(self):
+    async def test_the_shortest_queue_is_found_wherever_it_stands(self):
         more, fewer, last = view("m", 0.01, in_flight=5, load=9), view("f", 0.012, in_flight=4, load=9), view("l", 9)
         for candidates in permutations([more, fewer, last]):
             assert order(LeastLatency(), *candidates) == "fml"
@@ -72,8 +74,8 @@ class TestCost:
         for candidates in permutations([more, fewer, first]):
             assert order(LeastLatency(), *candidates) == "1fm"
 
-    async def test_further_ties_are_shared(self):
-        counts = Counter(firsts(LeastLatency(), [view("a", 0.01), view("b", 0.01), view("c", 0.01)], 90))
+    async def test_equal_queues_are_shared(self):
+        counts = Counter(firsts(LeastLatency(), [view("a", 0.01), view("b", 0.011), view("c", 0.012)], 90))
         assert set(counts.values()) == {30}
 
     async def test_an_unmeasured_one_is_tried_as_if_it_were_the_fastest(self):

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection of the fast engine: asyncio moves the bytes, httptools (llhttp) reads them, in one pass.
+"""One HTTP/1.1 connection: asyncio moves the bytes, a parser reads them, in one pass.
 
 Everything that comes is bounded here, too: a block of headers, and what is buffered for a reader that is slow.
 """
@@ -6,18 +6,16 @@ Everything that comes is bounded here, too: a block of headers, and what is buff
 from __future__ import annotations
 
 import asyncio
+import select
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
-import httptools
-
 from orchestrator.core.clock import now
 from orchestrator.providers._engine import Headers, ProtocolError, RawHeaders, ReadTimeout
-from orchestrator.providers._network import readability
+from orchestrator.providers._parser import MOST_WITHOUT_BODY, NewParser
 
 __all__ = ["Connection", "Exchange", "Origin"]
 
-_MOST_WITHOUT_BODY = 100 * 1024  # bytes of headers, trailers and chunk extensions on end: what h11 takes, too
 _HIGH = 256 * 1024  # bytes of a body that wait for a reader before the server is made to wait
 
 _IDLE, _HEAD, _BODY, _WHOLE = range(4)
@@ -34,10 +32,10 @@ class Origin(NamedTuple):
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time; who uses it awaits ``head`` and ``read``."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin, new_parser: NewParser) -> None:
         self.origin = origin
         self._loop = loop
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = new_parser(self)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # connection_made comes first
         self._waiter: asyncio.Future[None] | None = None
         self._failure: OSError | None = None
@@ -57,8 +55,8 @@ class Connection(asyncio.Protocol):
 
     # What the exchange does
 
-    def send(self, head: bytes, body: bytes | None, patience: float | None) -> None:
-        """Begin an exchange; ``patience``: seconds of silence after which it fails, None for no limit."""
+    def send(self, request: tuple[bytes, ...], patience: float | None) -> None:
+        """Begin an exchange with the parts of a request; it fails after ``patience`` seconds of silence."""
         self._state = _HEAD
         self._status, self._headers, self._without_body = 0, [], 0
         self._patience = patience
@@ -68,13 +66,18 @@ class Connection(asyncio.Protocol):
                 self._disarm()
                 self._alarm = self._loop.call_at(self._heard + patience, self._look_for_silence)
         if self._failure is None:  # else the server has closed it already, and head() tells that
-            self._transport.write(head + body if body else head)
+            self._transport.write(b"".join(request))
 
     async def head(self) -> tuple[int, Headers]:
         """Status and headers, once they are there."""
         while self._state is _HEAD:
             await self._wait()
         return self._status, Headers(self._headers)
+
+    @property
+    def whole(self) -> bytes | None:
+        """The body, once all of it is there."""
+        return b"".join(self._chunks) if self._state is _WHOLE else None
 
     async def read(self) -> bytes:
         """All of the body that has come and was not read yet, waited for if need be; nothing at its end."""
@@ -133,7 +136,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._is_readable = readability(self._transport)
+        self._is_readable = _readability(self._transport)
 
     def data_received(self, data: bytes) -> None:
         if self._state is not _HEAD and self._state is not _BODY:  # nobody asked for it
@@ -143,11 +146,11 @@ class Connection(asyncio.Protocol):
             self._heard = now()
         self._without_body += len(data)
         try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
-            self._fail(ProtocolError(f"no HTTP: {exc or type(exc).__name__}"))
-        if self._without_body > _MOST_WITHOUT_BODY and self._state is not _WHOLE:
-            self._fail(ProtocolError(f"more than {_MOST_WITHOUT_BODY} bytes without a body"))
+            self._parser.feed(data)
+        except ProtocolError as exc:
+            self._fail(exc.with_traceback(None))  # the frames below hold what came, which may repeat a key
+        if self._without_body > MOST_WITHOUT_BODY and self._state is not _WHOLE:
+            self._fail(ProtocolError(f"more than {MOST_WITHOUT_BODY} bytes without a body"))
         if self._size > _HIGH and not self._paused and not self._transport.is_closing():
             self._paused = True
             self._transport.pause_reading()
@@ -192,31 +195,25 @@ class Connection(asyncio.Protocol):
     # What the parser tells
 
     def on_message_begin(self) -> None:
+        """See :class:`orchestrator.providers._parser.Sink`."""
         if self._state is _WHOLE:  # more than was asked for
             self._reusable = False
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._state is _HEAD:  # else a trailer
-            self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self._state is not _HEAD:
-            return
-        status = self._parser.get_status_code()
-        if status < 200:  # such as 103 Early Hints: the response is still to come
-            self._headers = []
-            return
-        self._status = status
-        self._state = _BODY
-        self._reusable = self._parser.should_keep_alive()
+    def on_head(self, status: int, headers: RawHeaders, *, reusable: bool) -> None:
+        """See :class:`orchestrator.providers._parser.Sink`."""
+        if self._state is _HEAD:
+            self._state = _BODY
+            self._status, self._headers, self._reusable = status, headers, reusable
 
     def on_body(self, body: bytes) -> None:
+        """See :class:`orchestrator.providers._parser.Sink`."""
         if self._state is _BODY:
             self._without_body = 0
             self._size += len(body)
             self._chunks.append(body)
 
     def on_message_complete(self) -> None:
+        """See :class:`orchestrator.providers._parser.Sink`."""
         if self._state is _BODY:
             self._state = _WHOLE
 
@@ -235,6 +232,11 @@ class Exchange:
         self._connection: Connection | None = connection
         self._give_back = give_back
 
+    @property
+    def whole(self) -> bytes | None:
+        """The body, where all of it has come."""
+        return None if self._connection is None else self._connection.whole
+
     def __aiter__(self) -> Exchange:
         return self
 
@@ -251,3 +253,13 @@ class Exchange:
         connection, self._connection = self._connection, None
         if connection is not None:
             self._give_back(connection)
+
+
+def _readability(transport: asyncio.Transport) -> Callable[[int], object]:
+    """Called with 0 tells whether the server has sent something, or closed, even if asyncio has not seen it yet."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or not hasattr(select, "poll"):
+        return lambda _: transport.is_closing()
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return poll.poll
