@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -94,7 +95,9 @@ def imported(statement: str, python: str = sys.executable) -> dict[str, float]:
     code += f"{statement}\nwall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
     code += "status = open('/proc/self/status').read()\n"
     code += "print(wall, cpu, int(status.split('VmHWM:')[1].split()[0]) / 1024)"
-    out = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+    compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([python, "-c", statement], env=compiled, check=True)  # so that nothing is left to be compiled
+    out = subprocess.run([python, "-c", code], env=compiled, capture_output=True, text=True, check=True).stdout
     return dict(zip(("wall", "cpu", "rss_mb"), map(float, out.split()), strict=True))
 
 

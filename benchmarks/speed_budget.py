@@ -185,18 +185,22 @@ async def of_calls_under_way() -> dict[str, float]:
     return {"blocks": round(await hold() / HELD, 1)}
 
 
-def over_http() -> tuple[Router, Callable[[int], None]]:
+def over_http() -> tuple[Router, Callable[[str, int], None]]:
     """A router whose provider speaks OpenAI's format over a transport without a socket."""
     head = b'{"id":"1","object":"chat.completion.chunk","model":"m","choices":[{"index":0,"delta":'
     whole = (
         b'{"id":"1","object":"chat.completion","model":"m","choices":[{"index":0,"finish_reason":"stop","message":'
         b'{"role":"assistant","content":"answer"}}],"usage":{"prompt_tokens":9,"completion_tokens":1}}'
     )
-    state = {"pieces": FEW}
+    state = {"pieces": FEW, "in one read": False}
 
     async def chunks():
-        for _ in range(state["pieces"]):
-            yield b"data: " + head + b'{"content":"x"}}]}\n\n'
+        piece = b"data: " + head + b'{"content":"x"}}]}\n\n'
+        if state["in one read"]:
+            yield piece * state["pieces"]
+        else:
+            for _ in range(state["pieces"]):
+                yield piece
         yield b"data: " + head + b'{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -231,6 +235,10 @@ async def measure() -> dict[str, dict[str, Any]]:
     found["piece, stream"] = await of_a_piece(lambda: streamed.stream("Hi"), set_pieces)
     found["piece, route_stream"] = await of_a_piece(lambda: streamed.route_stream("Hi"), set_pieces)
     found["piece, OpenAI's format"] = await of_a_piece(
+        lambda: http.route_stream("Hi"), lambda pieces: set_http("pieces", pieces)
+    )
+    set_http("in one read", True)
+    found["piece of many in one read"] = await of_a_piece(
         lambda: http.route_stream("Hi"), lambda pieces: set_http("pieces", pieces)
     )
     return found

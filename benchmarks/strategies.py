@@ -3,10 +3,10 @@
     python benchmarks/strategies.py [--quick] [--scenario NAME ...] [--strategy NAME ...] [--write]
                                     [--html PAGE]
 
-Same seed and luck for all; two processes, the longest cells first; progress on stderr. ``--write`` puts everything into
-``benchmarks/results/strategies.json``, ``--out`` elsewhere; two runs give the same bytes, since nothing in it is a
-wall-clock. ``--quick`` shortens everything six times: a look, not a result. ``linkerd`` is always shortened four times
-(15 s at 1000 requests a second).
+Same seed and luck for all; two processes; progress on stderr. ``--write`` puts everything into
+``benchmarks/results/strategies.json`` (with ``--seeds 101 102``: ``strategies_seeds.json``), ``--out`` elsewhere; two
+runs give the same bytes, since nothing in it is a wall-clock. ``--quick`` shortens everything six times: a look, not a
+result. ``linkerd`` is always shortened four times (15 s at 1000 requests a second).
 
 The file (schema 1), keys sorted, one line per cell; seconds, USD, percent 0 to 100, null for no value::
 
@@ -44,6 +44,7 @@ Beside the strategies as they are by default stand some with arguments or router
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import platform
 import sys
@@ -55,7 +56,7 @@ from typing import Any
 
 from rivals.strategies import RIVALS
 
-from orchestrator import BreakerPolicy, HedgePolicy, Router
+from orchestrator import HedgePolicy, Router
 from orchestrator.simulation import MakeRouter, RouterLike, Run, Scenario, World, simulate
 from orchestrator.simulation.oracle import OBJECTIVES, oracle, regret
 from orchestrator.simulation.report import p95_over, page
@@ -65,6 +66,7 @@ from orchestrator.strategies.registry import BUILT_IN
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "strategies.json"
+SEEDS = HERE / "results" / "strategies_seeds.json"
 SHORTENED = {"linkerd": 4.0}
 QUICK = 6.0
 BINS = 300  # of a timeline, about
@@ -77,10 +79,6 @@ ORACLES = {
 ORACLES["average oracle cost"] = ("cost", "average")
 # Name: what it is, the strategy for a scenario, and the router's policies where the scenario sets none.
 SETUPS: dict[str, tuple[str, Callable[[Scenario], str | RoutingStrategy], dict[str, Any]]] = {
-    "least-latency, patient breaker": (
-        "BreakerPolicy(consecutive_failures=50): a burst that fills a provider does not open its breaker",
-        lambda _: "least-latency", {"breaker": BreakerPolicy(consecutive_failures=50)},
-    ),
     "least-latency, hedged": (
         "HedgePolicy(): who is late is raced by the next provider", lambda _: "least-latency", {"hedge": HedgePolicy()},
     ),
@@ -329,12 +327,28 @@ def shown(found: list[Any] | None) -> str:
     return "-" if found is None else f"{found[1]:.3f} {found[0]}"
 
 
+def of_seeds(paths: list[Path], seeds: list[int], processes: int) -> dict[str, Any]:
+    """The default's regret with other luck: how much of a figure is the seed's."""
+    default = str(inspect.signature(Router).parameters["strategy"].default)
+    names, found = [default, *(f"state oracle {objective}" for objective in ("first_token", "latency"))], {}
+    for seed in seeds:
+        scenarios = run_all([(path, name) for path in paths for name in names], seed, quick=False, processes=processes)
+        figures = {name: each["cells"][default]["regret"]["state"] for name, each in scenarios.items()}
+        found[str(seed)] = {
+            "mean": mean_regret(scenarios)[default]["state"],
+            "first_token_p99": {name: each["first_token_p99"] for name, each in figures.items()},
+        }
+    command = f"python benchmarks/strategies.py --seeds {' '.join(map(str, seeds))} --write"
+    return {"command": command, "python": platform.python_version(), "strategy": default, "seeds": found}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", action="append", help="the stem of a file; may be repeated")
     parser.add_argument("--strategy", action="append", choices=list(KINDS), metavar="NAME", help="may be repeated")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", help="only the default, beside the oracles that know the state")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--out", type=Path)
@@ -346,6 +360,12 @@ def main() -> None:
         if unknown:
             parser.error(f"no scenario {min(unknown)!r}. Known: {', '.join(path.stem for path in paths)}")
         paths = [path for path in paths if path.stem in options.scenario]
+    if options.seeds:
+        found = of_seeds(paths, options.seeds, options.processes)
+        print(json.dumps(found, indent=1))
+        if options.write or options.out:
+            (options.out or SEEDS).write_text(json.dumps(found, indent=1) + "\n")
+        return
     jobs = [(path, name) for path in paths for name in (options.strategy or KINDS)]
     scenarios = run_all(jobs, options.seed, quick=options.quick, processes=options.processes)
     told = strategies()

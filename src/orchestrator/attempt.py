@@ -9,7 +9,7 @@ from typing import Protocol
 
 from orchestrator.candidate import Candidate
 from orchestrator.core.config import Timeouts
-from orchestrator.core.errors import OrchestratorError, TimeoutError, Verdict
+from orchestrator.core.errors import OrchestratorError, Retry, TimeoutError, Verdict
 from orchestrator.core.estimate import completion_tokens, prompt_tokens
 from orchestrator.core.events import AttemptEnded, AttemptStarted, Event, Outcome
 from orchestrator.core.types import Attempt, Completion, Request, Usage
@@ -174,6 +174,8 @@ class Running:
         """The attempt ended with this error."""
         error.recorded = True
         self.record.error = error
+        if self.candidate.is_full(error):
+            error.retry = Retry.AFTER  # as after a 429: asked again at once, it would say the same
         self.end(error.verdict, "error", error=error)
 
     def succeed(self, answer: Completion, busy: float | None = None) -> Completion:

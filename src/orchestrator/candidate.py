@@ -16,7 +16,9 @@ from orchestrator.core.errors import (
     CircuitOpenError,
     Fault,
     OrchestratorError,
+    OverloadedError,
     RateLimitError,
+    Retry,
     Verdict,
 )
 from orchestrator.core.events import BreakerChanged, Event, ProviderPaused
@@ -95,6 +97,7 @@ class Candidate:
         self._host = host
         self._silent_at = -inf
         self._limited_in_a_row = 0
+        self._overloads = 0  # since the last answer
         self._closed = False
         self._key = config.api_key
         self.entered = type(provider).__aenter__ is BaseProvider.__aenter__
@@ -246,7 +249,7 @@ class Candidate:
                 host.stale = True
             host.freed(self)
         if verdict is _SUCCESS:
-            self._limited_in_a_row = 0
+            self._limited_in_a_row = self._overloads = 0
         if permit.probe or self.removed:
             host.changed()
         if self.removed and not view.in_flight:
@@ -259,8 +262,18 @@ class Candidate:
             self.breaker.opened(permit)
             self._host.changed()  # where several must pass one after the other, it is the turn of the next
 
+    def is_full(self, error: OrchestratorError) -> bool:
+        """Whether this failure tells that: an overload, not the first since its last answer, that others just had.
+
+        A single one is chance more often than not: it is retried in place, and holds nobody else up.
+        """
+        if not isinstance(error, OverloadedError) or error.retry_after is not None:
+            return False
+        self._overloads += 1
+        return self._overloads > 1 and self.breaker.answers > 0
+
     def pause(self, error: OrchestratorError, at: float, begun: float = inf) -> None:
-        """Ask nothing of it until its Retry-After; a 429 without one pauses for 1, 2, 4… s, at most 30, jittered.
+        """Ask nothing of it until its Retry-After; for 1, 2, 4… s, at most 30, after a 429 or full without one.
 
         ``begun``: when the call began; what one with a key that was replaced since was told counts no more.
         """
@@ -268,7 +281,7 @@ class Candidate:
             return
         if error.retry_after is not None:
             delay = min(error.retry_after, self._host.retry_policy.max_retry_after)
-        elif isinstance(error, RateLimitError) and self.paused_until <= at:  # not of a call begun before the pause
+        elif error.retry is Retry.AFTER and self.paused_until <= at:  # not of a call begun before the pause
             delay = min(30.0, 2.0 ** min(self._limited_in_a_row, 5)) * self._host.random.uniform(0.5, 1.0)
             self._limited_in_a_row += 1
         else:

@@ -46,14 +46,13 @@ def percent(value):
     return "infinite" if value is None else f"{100 * value:+.0f} %"
 
 
-PATIENT, HEDGED, IN_SLO = "least-latency, patient breaker", "least-latency, hedged", "lowest-cost in slo"
+HEDGED, IN_SLO = "least-latency, hedged", "lowest-cost in slo"
 DECISIONS = {
     "know nothing yet": [
         first("one slow", DEFAULT), first("one slow", "round-robin"), first("everything at once", DEFAULT),
         first("everything at once", "round-robin"), failed("everything at once", DEFAULT),
         failed("everything at once", "round-robin"), usd("cold start", DEFAULT), usd("cold start", "round-robin"),
     ],
-    "have bursts": [first("burst", PATIENT), first("burst", DEFAULT), calls("burst", PATIENT), calls("burst", DEFAULT)],
     "care more for late": [
         first("heterogeneous", HEDGED), first("heterogeneous", DEFAULT), calls("steady", HEDGED),
         first("burst", HEDGED), first("burst", DEFAULT),
@@ -132,6 +131,43 @@ def expected_regrets():
 
 def test_the_table_of_the_scenarios_is_what_was_measured():
     assert rows("Every scenario") == expected_scenarios()
+
+
+def expected_late():
+    return [
+        f"| `{name}` | {100 - cell('price spread', name)['in_time']:.1f} % | {last('price spread', name)} "
+        f"| {first('price spread', name)} | {usd('price spread', name)} |"
+        for name in ("adaptive", DEFAULT, "round-robin")
+    ]
+
+
+def expected_sessions():
+    return [
+        f"| `{name}` | {usd('sessions', name)} | {first('sessions', name)} | {last('sessions', name)} |"
+        for name in ("affinity", "round-robin", DEFAULT)
+    ]
+
+
+@pytest.mark.parametrize(("strategy", "expected"), [("adaptive", expected_late), ("affinity", expected_sessions)])
+def test_what_the_page_of_a_strategy_tells_is_what_was_measured(strategy, expected):
+    page = (ROOT / "docs" / "strategies" / f"{strategy}.md").read_text().partition("## Measured")[2]
+    assert [line for line in page.splitlines() if line.startswith("|")][2:5] == expected()
+
+
+def test_the_bill_of_lowest_cost_is_what_was_measured():
+    page = " ".join((ROOT / "docs" / "strategies" / "lowest-cost.md").read_text().split())
+    paid, oracle = (usd("price spread", name)[:4] for name in (IN_SLO, "average oracle cost"))
+    assert f"pays {paid} instead of {oracle} USD" in page
+
+
+def expected_seeds():
+    seeds = json.loads((ROOT / "benchmarks" / "results" / "strategies_seeds.json").read_text())["seeds"]
+    means = [seed["mean"] for seed in seeds.values()]
+    return ", ".join(f"{percent(mean['first_token_p99'])} and {percent(mean['latency_p99'])}" for mean in means)
+
+
+def test_the_regrets_with_other_seeds_are_what_was_measured():
+    assert f" {expected_seeds()}\n" in PAGE
 
 
 def test_the_table_of_regrets_is_what_was_measured():

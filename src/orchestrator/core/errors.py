@@ -101,7 +101,7 @@ class OrchestratorError(Exception):
     """
 
     fault: ClassVar[Fault] = Fault.NOBODY
-    retry: ClassVar[Retry] = Retry.NO
+    retry: Retry = Retry.NO
     failover: ClassVar[bool] = False
     verdict: Verdict = Verdict.NEUTRAL
     recorded: bool = False  # an attempt ended with it: raised once more, it is another error

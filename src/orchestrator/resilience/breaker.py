@@ -267,6 +267,12 @@ class ProviderBreaker(Circuit, CircuitBreaker):  # type: ignore[misc]  # aiobrea
         return self._failures_in_row
 
     @property
+    def answers(self) -> int:
+        """Calls that did not fail within the last tenth of the window, or up to two."""
+        self._window.roll(self._clock())
+        return self._window.answers
+
+    @property
     def fail_max(self) -> int:
         """``policy.consecutive_failures``."""
         return self.policy.consecutive_failures
