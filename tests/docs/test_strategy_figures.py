@@ -58,7 +58,7 @@ DECISIONS = {
         first("burst", HEDGED), first("burst", DEFAULT),
     ],
     "want a lower bill": [
-        usd("everything at once", "lowest-cost"), usd("everything at once", DEFAULT), usd("cold start", "lowest-cost"),
+        usd("quota-bound", "lowest-cost"), usd("quota-bound", DEFAULT), usd("cold start", "lowest-cost"),
         usd("cold start", DEFAULT), first("cold start", "lowest-cost"), first("cold start", DEFAULT),
     ],
     "know how long": [
