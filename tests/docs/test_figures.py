@@ -37,12 +37,13 @@ def test_the_table_says_what_was_measured():
     assert [row for row, figure in zip(rows, expected, strict=True) if figure not in row] == []
 
 
-def test_what_a_call_has_grown_by_is_what_was_counted():
+def test_what_a_call_takes_more_or_less_than_when_it_was_timed_is_what_was_counted():
     counted = results("instructions.json")["instructions"]
     then = counted[next(revision for revision in counted if revision != "now")]
     readme = (ROOT / "README.md").read_text()
     for strategy in ("round-robin", "least-latency"):
-        assert f"{100 * (counted['now'][strategy] / then[strategy] - 1):.1f} %" in readme
+        more = 100 * (counted["now"][strategy] / then[strategy] - 1)
+        assert f"{abs(more):.1f} % {'more' if more > 0 else 'fewer'}" in readme
 
 
 def test_the_table_of_the_outage_says_what_was_measured():
