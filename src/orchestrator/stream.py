@@ -42,8 +42,10 @@ class LiveStream:
     ) -> None:
         self._running = running
         self._guard = guard
-        self._in_batches = isinstance(events, Batches)
-        self._events: AsyncGenerator[Any, None] = events.batches if isinstance(events, Batches) else events
+        self._events: AsyncGenerator[Any, None] = events
+        self._in_batches = False
+        if type(events) is Batches:  # isinstance() would ask an abstract class, which costs some calls
+            self._in_batches, self._events = True, events.batches
         self._answer = Accumulator()
         self._first: Batch | None = None
         self._busy = 0.0
