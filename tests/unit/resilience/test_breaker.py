@@ -161,6 +161,14 @@ def test_overloads_of_one_that_answers_nobody_any_more_are_a_row(make, clock, ev
     assert reasons(events) == ["5 failures in a row"]
 
 
+def test_it_tells_how_many_it_has_answered_lately(make, clock):
+    breaker = make(window=60)
+    calls(breaker, SUCCESS, FAILURE, SUCCESS)
+    assert breaker.answers == 2
+    clock.now += 12
+    assert breaker.answers == 0
+
+
 def test_failures_that_were_counted_are_no_answers(make):
     breaker = make(min_calls=100)
     calls(breaker, FAILURE, *[OVERLOADED] * 4)
