@@ -174,7 +174,7 @@ class Running:
         """The attempt ended with this error."""
         error.recorded = True
         self.record.error = error
-        if self.candidate.is_full(error):
+        if self.candidate.found_full(error):
             error.retry = Retry.AFTER  # as after a 429: asked again at once, it would say the same
         self.end(error.verdict, "error", error=error)
 

@@ -262,10 +262,11 @@ class Candidate:
             self.breaker.opened(permit)
             self._host.changed()  # where several must pass one after the other, it is the turn of the next
 
-    def is_full(self, error: OrchestratorError) -> bool:
-        """Whether this failure tells that: an overload, not the first since its last answer, that others just had.
+    def found_full(self, error: OrchestratorError) -> bool:
+        """Count an overload, and tell whether it shows that the provider is full: it turns one away and answers others.
 
-        A single one is chance more often than not: it is retried in place, and holds nobody else up.
+        So does any but the first since its last answer, if that was not long ago. A single one is chance more often
+        than not: it is retried in place, and holds nobody else up.
         """
         if not isinstance(error, OverloadedError) or error.retry_after is not None:
             return False
