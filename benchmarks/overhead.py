@@ -88,22 +88,21 @@ async def measure(rounds: int, calls: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in samples.items()}
 
 
-def imported(statement: str, python: str = sys.executable) -> dict[str, float]:
-    """Seconds of the clock and of the processor that an import takes, and the most MB its process used until then."""
+def imported(statement: str) -> dict[str, float]:
+    """Seconds that an import takes, and the most MB its process used until then."""
     # Not ru_maxrss: that of a child begins with its parent's.
-    code = "import time; wall, cpu = time.perf_counter(), time.process_time()\n"
-    code += f"{statement}\nwall, cpu = time.perf_counter() - wall, time.process_time() - cpu\n"
+    code = f"import time; began = time.perf_counter()\n{statement}\nseconds = time.perf_counter() - began\n"
     code += "status = open('/proc/self/status').read()\n"
-    code += "print(wall, cpu, int(status.split('VmHWM:')[1].split()[0]) / 1024)"
+    code += "print(seconds, int(status.split('VmHWM:')[1].split()[0]) / 1024)"
     compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    subprocess.run([python, "-c", statement], env=compiled, check=True)  # so that nothing is left to be compiled
-    out = subprocess.run([python, "-c", code], env=compiled, capture_output=True, text=True, check=True).stdout
-    return dict(zip(("wall", "cpu", "rss_mb"), map(float, out.split()), strict=True))
+    subprocess.run([sys.executable, "-c", statement], env=compiled, check=True)  # so that all is compiled
+    out = subprocess.run([sys.executable, "-c", code], env=compiled, capture_output=True, text=True, check=True).stdout
+    return dict(zip(("seconds", "rss_mb"), map(float, out.split()), strict=True))
 
 
 def importing(module: str) -> tuple[float, float]:
     runs = [imported(f"import {module}") for _ in range(5)]
-    return statistics.median(run["wall"] for run in runs), statistics.median(run["rss_mb"] for run in runs)
+    return statistics.median(run["seconds"] for run in runs), statistics.median(run["rss_mb"] for run in runs)
 
 
 def calibration() -> float:

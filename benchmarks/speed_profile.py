@@ -114,8 +114,8 @@ def main() -> None:
     try:
         for subject, engine in {OURS: "httpx", FAST: "fast"}.items():
             worker = Worker(subject, port)
-            if "missing" in worker.ready:
-                continue
+            if "error" in worker.ready:
+                sys.exit(f"{subject}: {worker.ready['error']}")
             for title, job in JOBS.items():
                 if job["job"] != "instant":
                     lines += report(f"{title}, engine {engine}", sampled(worker, job, options.seconds))

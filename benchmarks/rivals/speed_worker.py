@@ -1,6 +1,6 @@
 """One subject of ``benchmarks/speed.py`` in a process of its own: jobs come in as JSON lines, results go out.
 
-    python benchmarks/rivals/speed_worker.py SUBJECT http://127.0.0.1:PORT
+    python benchmarks/rivals/speed_worker.py SUBJECT[+uvloop] http://127.0.0.1:PORT
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +51,39 @@ async def timed(call: Callable[[], Awaitable[Any]], callers: int, calls: int) ->
     return {"n": calls // callers * callers, "wall": wall, "cpu": cpu}
 
 
-async def steady(call: Callable[[], Awaitable[Any]], callers: int, seconds: float) -> dict[str, float]:
+async def all_begun(begun: Callable[[], int], tasks: list[asyncio.Task[None]], started: float, limit: float) -> None:
+    """Until each of ``tasks``, which have no end, has begun; gives up as soon as ``limit`` seconds will not do.
+
+    That is judged from a third of ``limit`` on, as if the rest came as fast as what has come.
+    """
+    while (count := begun()) < len(tasks):
+        for task in tasks:
+            if task.done():
+                task.result()
+                raise ValueError("one ended")
+        passed = time.perf_counter() - started
+        if passed > limit / 3 and count * limit < len(tasks) * passed:
+            raise TimeoutError(f"{count} of {len(tasks)} had begun after {passed:.0f} s")
+        await asyncio.sleep(0.01)
+
+
+async def steady(
+    call: Callable[[], Awaitable[Any]], callers: int, seconds: float, limit: float
+) -> dict[str, float]:
     """So many ``callers``, each again and again; from when each has had an answer, for about ``seconds``."""
-    state = {"answers": 0, "waiting": callers}
-    begun, stop = asyncio.Event(), asyncio.Event()
+    state = {"answers": 0, "begun": 0}
+    stop = asyncio.Event()
 
     async def caller() -> None:
         await call()
-        state["waiting"] -= 1
-        if not state["waiting"]:
-            begun.set()
+        state["begun"] += 1
         while not stop.is_set():
             await call()
             state["answers"] += 1
 
+    started = time.perf_counter()
     tasks = [asyncio.ensure_future(caller()) for _ in range(callers)]
-    judge = asyncio.ensure_future(begun.wait())
-    await asyncio.wait([judge, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    if not judge.done():
-        await asyncio.gather(*tasks)
+    await all_begun(lambda: state["begun"], tasks, started, limit)
     state["answers"] = 0
     cpu, wall = time.process_time(), time.perf_counter()
     while not state["answers"] or time.perf_counter() < wall + seconds:  # noqa: ASYNC110  # both must be so
@@ -112,10 +126,15 @@ class Worker:
             self._calls["instant"] = self.kind.instant()
         return self._calls["instant"]
 
-    async def _steady(self, place: str, callers: int, seconds: float) -> dict[str, Any]:
+    async def _steady(self, place: str, callers: int, seconds: float, limit: float) -> dict[str, Any]:
         if place == "http":
-            return await steady((await self.subject()).answer, callers, seconds)
-        return await steady(self._router("first-available", 2, one_turn=True), callers, seconds)
+            return await steady((await self.subject()).answer, callers, seconds, limit)
+        return await steady(self._router("first-available", 2, one_turn=True), callers, seconds, limit)
+
+    async def _strategies(self) -> dict[str, Any]:
+        from orchestrator.strategies.registry import BUILT_IN
+
+        return {"names": list(BUILT_IN)}
 
     def _router(self, strategy: str, count: int, *, one_turn: bool = False) -> Callable[[], Awaitable[Any]]:
         key = strategy, count, one_turn
@@ -140,7 +159,7 @@ class Worker:
             raise ValueError(f"{heard} pieces came of {streams * pieces}")
         return measured | {"n": heard}
 
-    async def _held(self, place: str, count: int, seconds: float) -> dict[str, Any]:
+    async def _held(self, place: str, count: int, seconds: float, limit: float) -> dict[str, Any]:
         """Memory of so many streams open at once and, for a paced one, the longest time without a piece of one."""
         subject = await self.subject(place)
         state = {"opened": 0, "gap": 0.0, "judged_from": float("inf"), "pieces": 0}
@@ -160,25 +179,20 @@ class Worker:
                     last = at
 
         async def hold(number: int) -> tuple[list[asyncio.Task[None]], float]:
-            before = rss()
+            before, started = rss(), time.perf_counter()
             state["opened"] = 0
-            tasks = []
+            tasks: list[asyncio.Task[None]] = []
             for n in range(number):
                 tasks.append(asyncio.ensure_future(listen()))
                 if n % BATCH == BATCH - 1:
                     await asyncio.sleep(APART)
-            while state["opened"] < number and not any(task.done() for task in tasks):  # noqa: ASYNC110  # either
-                await asyncio.sleep(0.01)
-            for task in tasks:
-                if task.done():
-                    task.result()
-                    raise ValueError("a stream ended")
+            await all_begun(lambda: state["opened"], tasks, started, limit)
             await asyncio.sleep(SETTLE)
             return tasks, before
 
         await let_go((await hold(min(count, BATCH)))[0])  # what is made once
         gc.collect()
-        tasks, before = await hold(count)
+        tasks, before = await hold(count)  # which end with the process
         gc.collect()
         if seconds:
             await asyncio.sleep(PACED_ALONE)
@@ -187,8 +201,7 @@ class Worker:
         await asyncio.sleep(seconds)
         cpu = time.process_time() - cpu
         pieces, gap, wall = state["pieces"], state["gap"], time.perf_counter() - started
-        kilobytes = (rss() - before) / count
-        await let_go(tasks)
+        kilobytes = (rss() - before) / len(tasks)
         return {"kilobytes": kilobytes, "gap": gap, "pieces": pieces, "cpu": cpu, "wall": wall, "n": count}
 
     async def _allocations(self, calls: int) -> dict[str, Any]:
@@ -218,9 +231,12 @@ class Worker:
 
 
 async def let_go(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    """Cancel them until all have ended: some libraries lose a cancellation that comes together with a piece."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
@@ -231,27 +247,32 @@ def versions(packages: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-async def main() -> None:
-    kind, root = SUBJECTS[sys.argv[1]], sys.argv[2]
+def told(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {str(exc)[:300]}"
+
+
+async def main(kind: type[Subject], root: str, loop: str) -> None:
     with os.fdopen(os.dup(1), "w", buffering=1) as out:
         os.dup2(2, 1)  # whatever a library prints must not get between the lines
-        missing = kind.missing()
-        if missing is not None:
-            out.write(json.dumps({"missing": missing}) + "\n")
-            return
-        started = time.perf_counter()
         worker = Worker(kind, root)
-        await (await worker.subject()).answer()
-        first = time.perf_counter() - started
-        out.write(json.dumps({"versions": versions(kind.packages), "first": first, "module": kind.module}) + "\n")
+        try:
+            await (await worker.subject()).answer()
+        except Exception as exc:
+            out.write(json.dumps({"error": told(exc)}) + "\n")
+            os._exit(1)
+        found = versions((*kind.packages, loop) if loop else kind.packages)
+        out.write(json.dumps({"versions": found, "module": kind.module}) + "\n")
         while line := await asyncio.to_thread(sys.stdin.readline):
             try:
                 result = await worker.do(json.loads(line))
             except Exception as exc:
-                result = {"error": f"{type(exc).__name__}: {str(exc)[:300]}"}
+                result = {"error": told(exc)}
             out.write(json.dumps(result) + "\n")
         os._exit(0)  # nothing is left to be kept, and some take their time
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    name, _, loop_name = sys.argv[1].partition("+")
+    factory = import_module(loop_name).new_event_loop if loop_name else None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main(SUBJECTS[name], sys.argv[2], loop_name))
