@@ -1,15 +1,7 @@
 """Answers a prompt as long as any configured LLM provider can: ``await Router(...).route(prompt)``."""
 
-from orchestrator.core.config import (
-    BreakerPolicy,
-    GenerationParams,
-    HedgePolicy,
-    LimitPolicy,
-    ProviderConfig,
-    RecoveryPolicy,
-    RetryPolicy,
-    Timeouts,
-)
+from typing import TYPE_CHECKING
+
 from orchestrator.core.errors import (
     AllProvidersFailedError,
     AuthenticationError,
@@ -32,6 +24,7 @@ from orchestrator.core.errors import (
     StreamInterruptedError,
     TimeoutError,
 )
+from orchestrator.core.lazy import lazy
 from orchestrator.core.limits import Quota, RateLimits
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.types import (
@@ -56,6 +49,32 @@ from orchestrator.core.types import (
 from orchestrator.providers.base import BaseProvider
 from orchestrator.router import Router
 from orchestrator.strategies.base import RoutingStrategy
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import (
+        BreakerPolicy,
+        GenerationParams,
+        HedgePolicy,
+        LimitPolicy,
+        ProviderConfig,
+        RecoveryPolicy,
+        RetryPolicy,
+        Timeouts,
+    )
+
+    __version__: str
+else:
+    __getattr__, __dir__ = lazy(__name__, {
+        "BreakerPolicy": "orchestrator.core.config",
+        "GenerationParams": "orchestrator.core.config",
+        "HedgePolicy": "orchestrator.core.config",
+        "LimitPolicy": "orchestrator.core.config",
+        "ProviderConfig": "orchestrator.core.config",
+        "RecoveryPolicy": "orchestrator.core.config",
+        "RetryPolicy": "orchestrator.core.config",
+        "Timeouts": "orchestrator.core.config",
+        "__version__": "orchestrator._version",
+    })
 
 __all__ = [
     "AllProvidersFailedError",
@@ -110,11 +129,3 @@ __all__ = [
     "ToolChoice",
     "Usage",
 ]
-
-
-def __getattr__(name: str) -> str:
-    if name == "__version__":  # looked up when asked for: reading metadata is a fifth of the import time
-        from importlib.metadata import version
-
-        return version("resilient-orchestrator")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,18 +8,17 @@ from dataclasses import replace
 from typing import Protocol
 
 from orchestrator.candidate import Candidate
-from orchestrator.core.config import Timeouts
 from orchestrator.core.errors import OrchestratorError, Retry, TimeoutError, Verdict
 from orchestrator.core.estimate import completion_tokens, prompt_tokens
 from orchestrator.core.events import AttemptEnded, AttemptStarted, Event, Outcome
 from orchestrator.core.types import Attempt, Completion, Request, Usage
 from orchestrator.providers._errors import wrap_foreign
-from orchestrator.resilience.breaker import Permit
 from orchestrator.resilience.deadline import EPSILON, Guard, Watch
+from orchestrator.resilience.permit import Permit
 from orchestrator.resilience.queue import Rank
 from orchestrator.waiting import Place
 
-__all__ = ["Call", "Contest", "Running", "reads_stream"]
+__all__ = ["Call", "Contest", "Running"]
 
 _SUCCESS, _NEUTRAL = Verdict.SUCCESS, Verdict.NEUTRAL  # of the enum they cost as much as a call, each time
 _NOBODY: frozenset[str] = frozenset()
@@ -39,22 +38,19 @@ class Call:
     """One request on its way: what was asked, the one deadline, and what happened so far."""
 
     __slots__ = (
-        "_prompt_tokens", "adapt", "attempts", "deadline", "emit", "id", "last_resort", "listening", "loop", "place",
-        "priority", "probed", "race", "request", "spent", "started", "stream_plain", "text_only", "total", "watch",
-        "window",
+        "_prompt_tokens", "adapt", "attempts", "deadline", "emit", "id", "last_resort", "loop", "place",
+        "priority", "probed", "race", "request", "spent", "started", "text_only", "watch", "window",
     )
 
     def __init__(  # noqa: PLR0917  # by name they would cost more than all that is done with them
         self, request: Request, id: int, timeout: float, loop: asyncio.AbstractEventLoop, watch: Watch,
-        emit: Callable[[Event], None], listening: bool, stream_plain: bool = False, priority: int = 0,  # noqa: FBT001, FBT002
+        emit: Callable[[Event], None] | None, priority: int = 0,
     ) -> None:
         self.request = request
         self.id = id
         self.loop = loop
         self.watch = watch
-        self.emit = emit
-        self.listening = listening
-        self.stream_plain = stream_plain
+        self.emit = emit  # None: nobody listens
         self.text_only = False  # its reader gets the text of a stream, and nothing of what comes before it
         self.priority = priority
         self.place: Place | None = None  # while it waits
@@ -62,7 +58,6 @@ class Call:
         self.probed: tuple[str, ...] = ()  # as a last resort, in vain
         self.started = started = loop.time()
         self.deadline = started + timeout
-        self.total = request.timeouts.total  # as configured; a caller's own `timeout` blames nobody
         self.attempts: list[Attempt] = []
         self.spent = _NOBODY  # those that are not asked again
         self.window = 0
@@ -98,17 +93,16 @@ class Call:
 class Running:
     """One attempt under way; gives permit and lease back exactly once, whatever happens."""
 
-    __slots__ = ("call", "candidate", "done", "load", "permit", "race", "record", "streamed")
+    __slots__ = ("call", "candidate", "load", "permit", "race", "record", "streamed")
 
     def __init__(self, call: Call, candidate: Candidate, permit: Permit, at: float) -> None:
         self.call = call
         self.candidate = candidate
         self.permit = permit
-        self.done = False
         self.load = candidate.view.in_flight
         if call.place is not None:
             call.stop_waiting(at)
-        self.streamed = reads_stream(call, candidate)
+        self.streamed = call.request.stream or candidate.streams_plain
         attempts = call.attempts
         self.record = record = Attempt(candidate.name, candidate.model, len(attempts) + 1, at)
         self.race = call.race
@@ -117,8 +111,13 @@ class Running:
         elif not attempts or not any(attempt.provider == candidate.name for attempt in attempts):
             candidate.budget.call(at)
         attempts.append(record)
-        if call.listening:
+        if call.emit is not None:
             call.emit(AttemptStarted(at, call.id, record.number, candidate.name, candidate.model, record.hedge))
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.permit.released
 
     @property
     def opening_phase(self) -> str:
@@ -127,19 +126,15 @@ class Running:
 
     def limit(self) -> float:
         """Loop time at which this attempt, or the opening of its stream, has taken too long."""
-        started, deadline = self.record.started, self.call.deadline
-        if self.candidate.silences and self.candidate.replaceable(started, self.call.spent):
+        candidate, started, deadline = self.candidate, self.record.started, self.call.deadline
+        if candidate.silences and candidate.replaceable(started, self.call.spent):
             deadline = (started + deadline) / 2
-        limit = started + self.allowed()
+        limit = started + (candidate.first_token if self.streamed else candidate.attempt)
         return limit if limit < deadline else deadline  # noqa: FURB136  # min() would be a call per attempt
 
     def allowed(self) -> float:
         """Seconds an attempt, or the opening of its stream, may take."""
-        timeouts: Timeouts = self.call.request.timeouts
-        own = self.candidate.config.timeout
-        if self.streamed:
-            return timeouts.first_token if own is None else min(own, timeouts.first_token)
-        return timeouts.attempt if own is None else own
+        return self.candidate.first_token if self.streamed else self.candidate.attempt
 
     def fail(self, exc: BaseException, guard: Guard, phase: str, waited: float, allowed: float) -> BaseException:
         """Account for a failed attempt; returns what is to be raised."""
@@ -165,7 +160,8 @@ class Running:
         )
         # Cut by the request's deadline before it had a fair chance: the caller was in a hurry, or others used up
         # the time. Half of what it is normally given counts as fair. What `limit` cut short is no different.
-        if (at_deadline or waited < allowed - EPSILON) and waited < min(allowed, self.call.total) / 2:
+        fair = min(allowed, self.call.request.timeouts.total) / 2  # as configured; a caller's own limit blames nobody
+        if (at_deadline or waited < allowed - EPSILON) and waited < fair:
             error.verdict = Verdict.NEUTRAL
             self.candidate.silent(waited)
         return error
@@ -188,10 +184,11 @@ class Running:
         view = candidate.view
         latency = at - record.started if busy is None else busy
         view.answered(at, latency, usage, len(answer.text), self.load)
-        if answer.cost is None and usage is not None and view.input_price is not None:
-            answer.cost = view.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        if answer.cost is not None:
-            view.cost += answer.cost
+        cost = answer.cost
+        if cost is None and usage is not None and view.input_price is not None:
+            answer.cost = cost = view.price(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+        if cost is not None:
+            view.cost += cost
         answer.provider = candidate.name
         if answer.model is None:
             answer.model = candidate.model
@@ -199,8 +196,7 @@ class Running:
         answer.attempts = attempts = tuple(call.attempts)
         if len(attempts) > 1:
             self._forget_frames()
-        tokens = None if usage is None or candidate.limits is None else usage.total_tokens
-        self.end(_SUCCESS, "answer", at=at, tokens=tokens, answer=answer)
+        self.end(_SUCCESS, "answer", at, None, answer)
         return answer
 
     def lose(self, enough: float, answer: Completion | None) -> None:
@@ -238,13 +234,13 @@ class Running:
                 error = error.__cause__ or error.__context__
 
     def end(
-        self, verdict: Verdict, outcome: Outcome, *, at: float | None = None, tokens: int | None = None,
-        error: OrchestratorError | None = None, answer: Completion | None = None,
+        self, verdict: Verdict, outcome: Outcome, at: float | None = None, error: OrchestratorError | None = None,
+        answer: Completion | None = None,
     ) -> None:
         """The one exit of every attempt."""
-        if self.done:
+        permit = self.permit
+        if permit.released:
             return
-        self.done = True
         call, record, candidate = self.call, self.record, self.candidate
         if at is None:
             at = call.loop.time()
@@ -258,13 +254,8 @@ class Running:
                 candidate.view.limited += 1
         # How fast a stream goes on depends on its reader too: it is judged by its first piece.
         speed = record.duration if record.time_to_first_token is None else record.time_to_first_token
-        candidate.release(self.permit, verdict, at, duration=speed, tokens=tokens, error=error)
+        candidate.release(permit, verdict, at, speed, error, None if answer is None else answer.usage)
         if error is not None and error.failover and verdict is not Verdict.CREDENTIALS:
             candidate.pause(error, at, record.started)
-        if call.listening:
+        if call.emit is not None:
             call.emit(AttemptEnded(at, call.id, outcome, record, answer))
-
-
-def reads_stream(call: Call, candidate: Candidate) -> bool:
-    """A plain call may be read as a stream too, so that silence is noticed as early as in one."""
-    return call.request.stream or (call.stream_plain and candidate.provider.streams_usage)

@@ -7,10 +7,10 @@ import logging
 from collections.abc import AsyncGenerator, Collection, Coroutine, Sequence
 from contextlib import suppress
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from orchestrator import resilience
 from orchestrator.core.clock import Random, now
-from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy
 from orchestrator.core.errors import (
     CapacityError,
     CircuitOpenError,
@@ -25,13 +25,16 @@ from orchestrator.core.events import BreakerChanged, Event, ProviderPaused
 from orchestrator.core.limits import RateLimits
 from orchestrator.core.snapshot import ProviderSnapshot
 from orchestrator.core.stats import CandidateView
-from orchestrator.core.types import Attempt, StreamEvent
+from orchestrator.core.types import Attempt, StreamEvent, Usage
 from orchestrator.providers.base import BaseProvider
-from orchestrator.resilience.breaker import Permit, ProviderBreaker
 from orchestrator.resilience.budget import RetryBudget
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.resilience.lateness import Lateness
 from orchestrator.resilience.limits import Lease, Limits
+from orchestrator.resilience.permit import Permit
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy, Timeouts
 
 __all__ = ["Candidate", "Host"]
 
@@ -46,6 +49,8 @@ class Host(Protocol):
     retry_policy: RetryPolicy
     hedge_policy: HedgePolicy | None
     limit_policy: LimitPolicy
+    timeouts: Timeouts
+    stream_plain: bool
     random: Random
     stale: bool
 
@@ -85,10 +90,16 @@ class Candidate:
         self.model = config.model
         self.view = CandidateView(config.name)
         self.limits: Limits | None = None
-        self.breaker = ProviderBreaker(
+        self.attempt: float  # seconds that an attempt may take,
+        self.first_token: float  # and the opening of a stream
+        # A plain call may be read as a stream too, so that silence is noticed as early as in one.
+        self.streams_plain = host.stream_plain and provider.streams_usage
+        self.retry_policy = host.retry_policy
+        self.random = host.random
+        self.breaker = resilience.breaker.ProviderBreaker(
             host.breaker_policy, name=config.name, random=host.random, on_change=self._breaker_changed
         )
-        self.budget = RetryBudget(host.retry_policy.budget_ratio, host.retry_policy.budget_floor)
+        self.budget = RetryBudget(self.retry_policy.budget_ratio, self.retry_policy.budget_floor)
         self.lateness = None if host.hedge_policy is None else Lateness(host.hedge_policy)
         self.paused_until = -inf
         self.rekeyed_at = -inf  # since when it has its key
@@ -96,6 +107,7 @@ class Candidate:
         self.removed = False
         self._host = host
         self._silent_at = -inf
+        self._blocked: bool | None  # whether its limits let nobody in, when last looked at; None: they are others now
         self._limited_in_a_row = 0
         self._overloads = 0  # since the last answer
         self._closed = False
@@ -106,12 +118,15 @@ class Candidate:
 
     def configure(self) -> None:
         """Take over what the configuration says now."""
-        config, view = self.config, self.view
+        config, view, timeouts, own = self.config, self.view, self._host.timeouts, self.config.timeout
         self.model = config.model
+        self.attempt = timeouts.attempt if own is None else own
+        self.first_token = timeouts.first_token if own is None else min(own, timeouts.first_token)
         view.weight, view.priority, view.context_window = config.weight, config.priority, config.context_window
         view.input_price, view.output_price = config.input_price, config.output_price
         view.cached_input_price = config.cached_input_price
         self.limits = Limits.of(config, view.in_flight, self.limits, self._host.limit_policy)
+        self._blocked = None
         if config.api_key != self._key:
             self._key, self.rekeyed_at = config.api_key, now()
             self.paused_until, self._limited_in_a_row = -inf, 0
@@ -156,7 +171,7 @@ class Candidate:
     def max_retries(self) -> int:
         """How many times one request may ask it again."""
         own = self.config.max_retries
-        return self._host.retry_policy.max_retries if own is None else own
+        return self.retry_policy.max_retries if own is None else own
 
     def _breaker_changed(self, event: BreakerChanged) -> None:
         if not self.removed:  # of one that left, nobody wants to know; its name may be in use again
@@ -168,9 +183,10 @@ class Candidate:
         at, limits = now(), self.limits
         if limits is None:
             limits = self.limits = Limits(in_use=self.view.in_flight)
-        blocked = limits.wait_time(at) > 0
         limits.learn(report, at)
-        if (limits.wait_time(at) > 0) is not blocked:
+        blocked = limits.wait_time(at) > 0
+        if blocked is not self._blocked:
+            self._blocked = blocked
             self._host.changed()
 
     def wait_time(self, at: float, tokens: int = 0) -> float:
@@ -217,43 +233,46 @@ class Candidate:
         why = "paused, as it asked for" if self.paused_until > at else "at the limit set for it"
         return CapacityError(why, provider=self.name, model=self.model, retry_after=when)
 
-    def admit(self, at: float, tokens: int = 0, *, last_resort: bool = False) -> Permit:
+    def admit(self, at: float, tokens: int = 0, last_resort: bool = False) -> Permit:  # noqa: FBT001, FBT002
         """Take the lease, then the permit: our own refusal must not look like a result of the provider."""
-        limits = self.limits
+        limits, view = self.limits, self.view
         if self.removed or self.paused_until > at + EPSILON or (limits and limits.wait_time(at, tokens) > 0):
             raise self.refusal(at, tokens)
-        permit = self.breaker.acquire(at, last_resort=last_resort)
+        permit = self.breaker.acquire(at, last_resort)
         if limits is not None:
             permit.lease = limits.acquire(at, tokens)
-        if permit.probe or (limits is not None and limits.wait_time(at) > 0):
+            self._blocked = limits.wait_time(at) > 0
+            if self._blocked:
+                self._host.stale = True
+        if permit.probe:
             self._host.stale = True
-        view = self.view
         view.in_flight += 1
         view.requests += 1
         return permit
 
-    def release(
-        self, permit: Permit, verdict: Verdict, at: float, *, duration: float, tokens: int | None = None,
-        error: OrchestratorError | None = None,
+    def release(  # noqa: PLR0917  # by name they would cost as much as all that is done with them
+        self, permit: Permit, verdict: Verdict, at: float, duration: float, error: OrchestratorError | None = None,
+        usage: Usage | None = None,
     ) -> None:
-        """Give permit and lease back; ``tokens`` is what the call used, None where that is not known."""
-        host, limits, view = self._host, self.limits, self.view
+        """Give permit and lease back; ``usage`` is what an answered call used, None where that is not known."""
+        limits, view = self.limits, self.view
         view.in_flight -= 1
-        retry_after = None if error is None else error.retry_after
-        self.breaker.release(permit, verdict, retry_after=retry_after, duration=duration, at=at)
+        self.breaker.release(permit, verdict, at, duration, None if error is None else error.retry_after)
         if limits is not None:
-            blocked = limits.wait_time(at) > 0
+            blocked = self._blocked
             lease = permit.lease if isinstance(permit.lease, Lease) else None
+            tokens = None if usage is None else usage.total_tokens
             limits.release(lease, at, verdict, tokens=tokens, latency=duration, error=error)
-            if blocked or limits.wait_time(at) > 0:
-                host.stale = True
-            host.freed(self)
+            self._blocked = limits.wait_time(at) > 0
+            if self._blocked or blocked is not False:
+                self._host.stale = True
+            self._host.freed(self)
         if verdict is _SUCCESS:
             self._limited_in_a_row = self._overloads = 0
         if permit.probe or self.removed:
-            host.changed()
-        if self.removed and not view.in_flight:
-            host.in_background(self.close())
+            self._host.changed()
+            if self.removed and not view.in_flight:
+                self._host.in_background(self.close())
 
     def opened(self, permit: Permit, at: float, waited: float) -> None:
         """The first piece of a stream is there, after so many seconds: a probe need not wait for its end."""
@@ -281,9 +300,9 @@ class Candidate:
         if begun < self.rekeyed_at:
             return
         if error.retry_after is not None:
-            delay = min(error.retry_after, self._host.retry_policy.max_retry_after)
+            delay = min(error.retry_after, self.retry_policy.max_retry_after)
         elif error.retry is Retry.AFTER and self.paused_until <= at:  # not of a call begun before the pause
-            delay = min(30.0, 2.0 ** min(self._limited_in_a_row, 5)) * self._host.random.uniform(0.5, 1.0)
+            delay = min(30.0, 2.0 ** min(self._limited_in_a_row, 5)) * self.random.uniform(0.5, 1.0)
             self._limited_in_a_row += 1
         else:
             return

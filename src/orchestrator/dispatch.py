@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from math import inf
+from typing import TYPE_CHECKING
 
 from orchestrator.attempt import Call
 from orchestrator.candidate import Candidate
-from orchestrator.core.clock import Random
-from orchestrator.core.config import HedgePolicy, RetryPolicy
 from orchestrator.core.errors import (
     AllProvidersFailedError,
     CapacityError,
@@ -36,6 +35,9 @@ from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.stream import LiveStream
 from orchestrator.waiting import Place
 
+if TYPE_CHECKING:
+    from orchestrator.core.config import HedgePolicy
+
 __all__ = ["Dispatcher"]
 
 _log = logging.getLogger("orchestrator")
@@ -49,33 +51,35 @@ class Dispatcher:
     """Brings a call to an answer, an opened stream, or one error that tells it all."""
 
     def __init__(
-        self, pool: Pool, strategy: RoutingStrategy, *, policy: RetryPolicy, random: Random,
-        failover_on_content_filter: bool, hedge: HedgePolicy | None = None,
+        self, pool: Pool, strategy: RoutingStrategy, *, failover_on_content_filter: bool,
+        hedge: HedgePolicy | None = None,
     ) -> None:
         self._pool = pool
+        self._get = pool.get
         self._strategy = strategy
-        self._answer = partial(answer_from, policy, random)
         self._failover_on_content_filter = failover_on_content_filter
         self._hedging = None if hedge is None else Hedging(
-            hedge, self._answer, self._give_up, pool.in_background, pool.queued
+            hedge, answer_from, self._give_up, pool.in_background, pool.queued
         )
 
     async def run(self, call: Call) -> Completion | LiveStream:
         """Ask one candidate after the other until one answers or the deadline comes."""
-        at, hedging = call.started, self._hedging
+        at, line = call.started, None
         while True:
             candidates = self._in_order(call, self._ready(call, at))
-            line = None if hedging is None else Line(candidates, partial(self._may_ask, call))
-            for candidate in line or candidates:
+            if self._hedging is not None:
+                candidates = line = Line(candidates, partial(self._may_ask, call), self._hedging)
+            for candidate in candidates:
                 try:
-                    if hedging is None or line is None:
-                        return await self._answer(call, candidate)
-                    answer = await Race(hedging, call, candidate, line).run()
+                    if line is None:
+                        return await answer_from(call, candidate, at)
+                    answer = await Race(call, candidate, line).run()
                     if answer is not None:
                         return answer
                 except OrchestratorError as error:
                     self._give_up(call, candidate, error)
-                if call.remaining() <= 0:
+                at = call.loop.time()
+                if at >= call.deadline:
                     break
             await self._wait(call)
             at = call.loop.time()
@@ -89,10 +93,10 @@ class Dispatcher:
         """
         call.spent = call.spent.union(broken)
         while True:
-            again = False
-            for candidate in self._in_order(call, self._ready(call, call.loop.time())):
+            again, at = False, call.loop.time()
+            for candidate in self._in_order(call, self._ready(call, at)):
                 try:
-                    stream = await self._answer(call, candidate)
+                    stream = await answer_from(call, candidate, at)
                 except InvalidRequestError as error:
                     again = self._turned_down(call, candidate, error, refused) or again
                 except OrchestratorError as error:
@@ -100,7 +104,8 @@ class Dispatcher:
                 else:
                     assert isinstance(stream, LiveStream)  # noqa: S101  # only streams break; narrows the type
                     return stream
-                if call.remaining() <= 0:
+                at = call.loop.time()
+                if at >= call.deadline:
                     break
             if not again and not self._once_more(call, broken):
                 await self._wait(call)
@@ -112,14 +117,14 @@ class Dispatcher:
         if refused(candidate.name):
             return True
         call.spent |= {candidate.name}
-        if call.listening:
+        if call.emit is not None:
             call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
         return False
 
     def _once_more(self, call: Call, broken: list[str]) -> bool:
         """Take the first who may be asked once more out of those whose stream broke."""
         while broken:
-            candidate = self._pool.get(broken.pop(0))
+            candidate = self._get(broken.pop(0))
             if candidate is None:
                 continue
             tried = sum(attempt.provider == candidate.name for attempt in call.attempts)
@@ -140,34 +145,33 @@ class Dispatcher:
         return views
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
-        order = self._order(call, views)
-        pool = self._pool
-        if pool.ramping:
-            order = pool.ease_in(order)
-        seen: Collection[str] = ()
-        for view in order:
-            candidate = pool.get(view.name)
-            if candidate is None or view.name in seen:
-                continue
-            if not call.attempts or self._may_ask(call, candidate):
-                yield candidate
-            seen = {view.name, *seen}  # not before the first one has failed, if ever
-
-    def _order(self, call: Call, views: Sequence[CandidateView]) -> Iterable[CandidateView]:
         """The strategy's order, then whoever it left out; a strategy that raises must not cost the answer."""
         if not views:
             return
+        seen: tuple[str, ...] = ()
         try:
-            for view in islice(self._strategy.order(views, call.request), len(views)):  # it may go on for ever
+            order = self._strategy.order(views, call.request)
+            if self._pool.ramping:
+                order = self._pool.ease_in(chain(islice(order, len(views)), views))
+            for view in order:
                 if not isinstance(view, CandidateView):
                     raise TypeError(f"order() yielded {view!r}, which is no candidate")
-                yield view
+                name = view.name
+                candidate = self._get(name)
+                if candidate is not None and name not in seen and (not call.attempts or self._may_ask(call, candidate)):
+                    yield candidate
+                seen = (*seen, name)  # not before the first one has failed, if ever
+                if len(seen) >= 2 * len(views):
+                    break  # it may go on for ever
         except Exception:  # noqa: BLE001  # a strategy of the user's
             _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
-        yield from views
+        for view in views:
+            candidate = self._get(view.name)
+            if candidate is not None and view.name not in seen and self._may_ask(call, candidate):
+                yield candidate
 
     def _eligible(self, call: Call, name: str) -> bool:
-        candidate = self._pool.get(name)
+        candidate = self._get(name)
         return candidate is not None and self._could_answer(call, candidate)
 
     def _may_ask(self, call: Call, candidate: Candidate) -> bool:
@@ -201,7 +205,7 @@ class Dispatcher:
             call.spent |= {candidate.name}
         if isinstance(error, ContextWindowExceededError):
             call.window = max(call.window, candidate.config.context_window or 0)
-        if call.listening:
+        if call.emit is not None:
             call.emit(FailedOver(call.loop.time(), call.id, candidate.name, error))
 
     def _worth_another_round(self, call: Call, candidate: Candidate, error: OrchestratorError) -> bool:
@@ -228,7 +232,7 @@ class Dispatcher:
         place.last_resort = call.last_resort
         if not room.enter(place, coming, at):
             raise self._turned_away(call, at)
-        if call.listening and anew:
+        if call.emit is not None and anew:
             call.emit(Waiting(at, call.id, delay, room.queue.position(place), len(room.queue.tickets)))
         await room.turn(place)
         self._pool.stale = True  # the list of those that are ready need not be as new as what has woken it

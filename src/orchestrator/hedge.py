@@ -12,15 +12,18 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING
 
-from orchestrator.attempt import Call, Running, reads_stream
+from orchestrator.attempt import Call, Running
 from orchestrator.candidate import Candidate
-from orchestrator.core.config import HedgePolicy
 from orchestrator.core.errors import OrchestratorError
 from orchestrator.core.events import Hedged
 from orchestrator.core.types import Completion
 from orchestrator.resilience.deadline import CLEAN_UP, Guard
 from orchestrator.stream import LiveStream
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import HedgePolicy
 
 __all__ = ["Hedging", "Line", "Race"]
 
@@ -30,11 +33,12 @@ Answer = Completion | LiveStream
 class Line:
     """The candidates still to be asked, for the dispatcher and its races alike; one may be put back to be the next."""
 
-    __slots__ = ("_back", "_may", "_rest")
+    __slots__ = ("_back", "_may", "_rest", "hedging")
 
-    def __init__(self, rest: Iterator[Candidate], may: Callable[[Candidate], bool]) -> None:
+    def __init__(self, rest: Iterator[Candidate], may: Callable[[Candidate], bool], hedging: Hedging) -> None:
         self._rest = rest
         self._may = may
+        self.hedging = hedging
         self._back: list[Candidate] = []
 
     def __iter__(self) -> Iterator[Candidate]:
@@ -56,12 +60,12 @@ class Line:
 class Hedging:
     """What all races of a router share.
 
-    ``answer`` asks one candidate; ``give_up`` notes a failure, or raises what ends the request; ``queued`` tells how
-    many requests wait for the candidate of that name.
+    ``answer`` asks one candidate, at loop time; ``give_up`` notes a failure, or raises what ends the request;
+    ``queued`` tells how many requests wait for the candidate of that name.
     """
 
     policy: HedgePolicy
-    answer: Callable[[Call, Candidate], Awaitable[Answer]]
+    answer: Callable[[Call, Candidate, float], Awaitable[Answer]]
     give_up: Callable[[Call, Candidate, OrchestratorError], None]
     in_background: Callable[[Coroutine[None, None, None]], None]
     queued: Callable[[str], int]
@@ -75,8 +79,8 @@ class Race:
         "_running", "_second", "_started", "_stopped", "_task", "_timer", "_winner",
     )
 
-    def __init__(self, hedging: Hedging, call: Call, first: Candidate, line: Line) -> None:
-        self._hedging = hedging
+    def __init__(self, call: Call, first: Candidate, line: Line) -> None:
+        self._hedging = line.hedging
         self._call = call
         self._first = first
         self._line = line
@@ -141,7 +145,7 @@ class Race:
 
     def _set_timer(self) -> None:
         call, lateness = self._call, self._first.lateness
-        delay = None if lateness is None else lateness.delay(streamed=reads_stream(call, self._first))
+        delay = None if lateness is None else lateness.delay(streamed=call.request.stream or self._first.streams_plain)
         if delay is None or self._started + delay >= call.deadline or not self._hedges_left():
             return
         self._context = copy_context()  # the timer runs in that of whoever set it first
@@ -160,7 +164,7 @@ class Race:
         """What the first candidate answers; None when it was given up or has lost."""
         interruption = self._interruption
         try:
-            answer = await self._hedging.answer(self._call, self._first)
+            answer = await self._hedging.answer(self._call, self._first, self._started)
         except (OrchestratorError, asyncio.CancelledError) as exc:
             if interruption.settle():
                 return None
@@ -194,10 +198,10 @@ class Race:
             if candidate is None:
                 return
             at = call.loop.time()
-            if call.listening:
+            if call.emit is not None:
                 call.emit(Hedged(at, call.id, candidate.name, at - self._started))
             try:
-                answer = await hedging.answer(call, candidate)
+                answer = await hedging.answer(call, candidate, at)
             except OrchestratorError as error:
                 self._second = None
                 try:

@@ -9,13 +9,9 @@ provider  encode, send, decode; what it raises becomes one of our errors here, t
 
 from __future__ import annotations
 
-from functools import partial
-
 from orchestrator.attempt import Call, Running
 from orchestrator.candidate import Candidate
 from orchestrator.core.accumulate import check_completion
-from orchestrator.core.clock import Random
-from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, Retry
 from orchestrator.core.events import RetryScheduled
 from orchestrator.core.types import Completion
@@ -26,25 +22,32 @@ from orchestrator.stream import LiveStream
 __all__ = ["answer_from"]
 
 
-async def answer_from(policy: RetryPolicy, random: Random, call: Call, candidate: Candidate) -> Completion | LiveStream:
-    """An answer, or an opened stream, of this provider; raises when it is given up for this request."""
+async def answer_from(call: Call, candidate: Candidate, at: float) -> Completion | LiveStream:
+    """An answer, or an opened stream, of this provider; raises when it is given up for this request.
+
+    ``at``: loop time, just read.
+    """
     try:
-        return await _attempt(call, candidate)
+        return await _attempt(call, candidate, at)
     except OrchestratorError as error:
         if error.retry is Retry.NO or candidate is call.last_resort:  # nor are refusals
             raise
         first = error
     earlier = sum(attempt.provider == candidate.name for attempt in call.attempts) - 1
-    policy = policy.model_copy(update={"max_retries": max(0, candidate.max_retries - earlier)})
+    policy = candidate.retry_policy.model_copy(update={"max_retries": max(0, candidate.max_retries - earlier)})
 
     def announce(error: OrchestratorError, delay: float) -> None:
-        call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
+        if call.emit is not None:
+            call.emit(RetryScheduled(call.loop.time(), call.id, candidate.name, delay, error))
+
+    async def again() -> Completion | LiveStream:
+        return await _attempt(call, candidate, call.loop.time())
 
     retry = RetryInPlace(
-        policy, random=random, remaining=call.remaining, afford=candidate.afford, on_retry=announce
+        policy, random=candidate.random, remaining=call.remaining, afford=candidate.afford, on_retry=announce
     )
     try:
-        return await retry.run(first, partial(_attempt, call, candidate))
+        return await retry.run(first, again)
     except CircuitOpenError:
         # Refused meanwhile (other requests failed too): what this request saw is the better reason. Where it was only
         # crowded out between two retries, the refusal goes on: it waits for its turn.
@@ -55,12 +58,11 @@ async def answer_from(policy: RetryPolicy, random: Random, call: Call, candidate
         del first  # its traceback holds this frame
 
 
-async def _attempt(call: Call, candidate: Candidate) -> Completion | LiveStream:
-    at = call.loop.time()
+async def _attempt(call: Call, candidate: Candidate, at: float) -> Completion | LiveStream:
     if at >= call.deadline:  # a wait ended late
         raise CapacityError("the deadline has passed", provider=candidate.name, model=candidate.model)
     tokens = 0 if candidate.limits is None else call.tokens(candidate)
-    permit = candidate.admit(at, tokens, last_resort=call.last_resort is candidate)
+    permit = candidate.admit(at, tokens, call.last_resort is candidate)
     running = Running(call, candidate, permit, at)
     guard = call.watch.arm(running.limit())
     try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from math import inf
+from typing import TYPE_CHECKING
 
+from orchestrator import core
 from orchestrator.candidate import Candidate
 from orchestrator.core.clock import Random, now
-from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy
 from orchestrator.core.events import Event, ProviderAdded, ProviderRemoved
 from orchestrator.core.stats import CandidateView
 from orchestrator.providers.base import BaseProvider
 from orchestrator.resilience.deadline import CLEAN_UP
 from orchestrator.waiting import WaitingRoom
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import BreakerPolicy, HedgePolicy, LimitPolicy, RetryPolicy, Timeouts
 
 __all__ = ["Pool"]
 
@@ -23,22 +27,26 @@ class Pool:
 
     def __init__(
         self, *, breaker: BreakerPolicy, retry: RetryPolicy, random: Random, emit: Callable[[Event], None],
-        hedge: HedgePolicy | None = None, limits: LimitPolicy | None = None,
+        timeouts: Timeouts, hedge: HedgePolicy | None = None, limits: LimitPolicy | None = None,
+        stream_plain: bool = False,
     ) -> None:
         self.breaker_policy = breaker
         self.retry_policy = retry
         self.hedge_policy = hedge
-        self.limit_policy = LimitPolicy() if limits is None else limits
+        self.timeouts = timeouts
+        self.stream_plain = stream_plain
+        self.limit_policy = core.config.LimitPolicy() if limits is None else limits
         self.random = random
         self.emit = emit
         self.stale = True  # the list of ready candidates must be made anew
         self.ramping = False
         self.closed = False
+        self._candidates: dict[str, Candidate] = {}  # always this dict, whose own method `get` is:
+        self.get: Callable[[str], Candidate | None] = self._candidates.get  # None for one that has left
         self.room = WaitingRoom(self.limit_policy.queue_size, random=random, get=self.get)
         self.queue = self.room.queue
         self.waiting = self.queue.tickets  # empty, in most calls: the one thing they ask about the queue
         self._watching: set[asyncio.Future[None]] = set()
-        self._candidates: dict[str, Candidate] = {}
         self._ready: Sequence[CandidateView] = ()
         self._recheck_at = inf
         self._closing: set[asyncio.Task[None]] = set()
@@ -49,10 +57,6 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self._candidates)
-
-    def get(self, name: str) -> Candidate | None:
-        """The candidate of that name; None when it has left."""
-        return self._candidates.get(name)
 
     def known(self, name: str) -> Candidate:
         """The candidate of that name; ``ValueError`` with the known ones otherwise."""
@@ -140,7 +144,9 @@ class Pool:
         for provider in providers:
             if provider.config.name not in keep:
                 self.add(provider)
-        self._candidates = {name: self._candidates[name] for name in names}
+        in_order = {name: self._candidates[name] for name in names}
+        self._candidates.clear()
+        self._candidates.update(in_order)
         self.stale = True
 
     def changed(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.attempt import Call
 from orchestrator.candidate import Candidate
-from orchestrator.core.config import GenerationParams, RecoveryPolicy
 from orchestrator.core.errors import OrchestratorError, StreamInterruptedError
 from orchestrator.core.events import Recovering
 from orchestrator.core.stitch import Overlap, Remainder
@@ -31,6 +30,9 @@ from orchestrator.providers._batches import Batch
 from orchestrator.resilience.deadline import EPSILON
 from orchestrator.stream import LiveStream, broke_after
 
+if TYPE_CHECKING:
+    from orchestrator.core.config import GenerationParams, RecoveryPolicy
+
 __all__ = ["recovered"]
 
 CHARACTERS_PER_TOKEN = 4  # the usual estimate for English; for other scripts too many, so no answer is cut too short
@@ -48,8 +50,8 @@ async def recovered(
     while True:
         broken = False
         try:
-            async with aclosing(live.batches()) as batches:
-                async for batch in batches:
+            async with aclosing(live):
+                async for batch in live:
                     taken = reader.take(batch)
                     if taken:
                         yield taken
@@ -181,7 +183,7 @@ class _Reader:
         self._to_continue.clear()
         goes_on = self._policy.mode == "continue" and bool(partial) and not self._tools
         call.adapt = self._adapt if goes_on else None
-        if call.listening:
+        if call.emit is not None:
             mode: Literal["continue", "restart"] = "continue" if goes_on else "restart"
             call.emit(Recovering(call.loop.time(), call.id, self._broken[-1], mode, len(partial), cause))
         try:

@@ -6,21 +6,12 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
+from orchestrator import core
 from orchestrator.attempt import Call
 from orchestrator.core.clock import Random, new_random, now
-from orchestrator.core.config import (
-    BreakerPolicy,
-    GenerationParams,
-    HedgePolicy,
-    LimitPolicy,
-    RecoveryPolicy,
-    RetryPolicy,
-    Timeouts,
-)
 from orchestrator.core.errors import InvalidRequestError, RouterClosedError, StreamInterruptedError
 from orchestrator.core.events import Event, Listener, Outcome, RequestEnded, RequestStarted
 from orchestrator.core.messages import parse_messages, parse_response_format, parse_tool_choice, parse_tools
@@ -47,6 +38,17 @@ from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.registry import resolve
 from orchestrator.stream import LiveStream
 
+if TYPE_CHECKING:
+    from orchestrator.core.config import (
+        BreakerPolicy,
+        GenerationParams,
+        HedgePolicy,
+        LimitPolicy,
+        RecoveryPolicy,
+        RetryPolicy,
+        Timeouts,
+    )
+
 __all__ = ["Router"]
 
 _log = logging.getLogger("orchestrator")
@@ -54,12 +56,12 @@ _log = logging.getLogger("orchestrator")
 Prompt = str | Sequence[Message | Mapping[str, Any]]
 Tools = Sequence[Tool | Mapping[str, Any]]
 Asked = tuple[
-    Prompt, GenerationParams | None, Tools | None, ToolChoice | str | Mapping[str, Any] | None,
+    Prompt, "GenerationParams | None", Tools | None, ToolChoice | str | Mapping[str, Any] | None,
     ResponseFormat | Mapping[str, Any] | None, str | None,
 ]
 RecoveryMode = Literal["error", "restart", "continue"]
 Shown = TypeVar("Shown")  # to the reader of a stream
-Policy = TypeVar("Policy", RetryPolicy, BreakerPolicy, Timeouts, HedgePolicy, RecoveryPolicy, LimitPolicy)
+Policy = TypeVar("Policy", "RetryPolicy", "BreakerPolicy", "Timeouts", "HedgePolicy", "RecoveryPolicy", "LimitPolicy")
 
 
 class Router:
@@ -93,28 +95,29 @@ class Router:
         seed: int | None = None,
     ) -> None:
         self._random: Random = new_random(seed)
-        self._timeouts = _policy("timeouts", timeouts, Timeouts)
-        recovery = RecoveryPolicy(mode=recovery) if isinstance(recovery, str) else recovery
-        recovery = _policy("recovery", recovery, RecoveryPolicy)
+        self._timeouts = _policy("timeouts", timeouts, core.config.Timeouts)
+        self._total = self._timeouts.total  # a field of a pydantic model is slow to look up
+        recovery = core.config.RecoveryPolicy(mode=recovery) if isinstance(recovery, str) else recovery
+        recovery = _policy("recovery", recovery, core.config.RecoveryPolicy)
         self._recovery = None if recovery.mode == "error" else recovery
-        self._stream_plain = stream_plain_calls
         self._listeners = _callables(listeners)
+        self._tell = self._emit if self._listeners else None
         self._strategy = resolve(strategy)
         self._strategy.random = self._random
-        policy = _policy("retry", retry, RetryPolicy)
-        hedging = None if hedge is None else _policy("hedge", hedge, HedgePolicy)
+        policy = _policy("retry", retry, core.config.RetryPolicy)
+        hedging = None if hedge is None else _policy("hedge", hedge, core.config.HedgePolicy)
         self._pool = Pool(
-            breaker=_policy("breaker", breaker, BreakerPolicy), retry=policy, random=self._random, emit=self._emit,
-            hedge=hedging, limits=_policy("limits", limits, LimitPolicy),
+            breaker=_policy("breaker", breaker, core.config.BreakerPolicy), retry=policy, random=self._random,
+            emit=self._emit, timeouts=self._timeouts, hedge=hedging,
+            limits=_policy("limits", limits, core.config.LimitPolicy), stream_plain=stream_plain_calls,
         )
         self._dispatcher = Dispatcher(
-            self._pool, self._strategy, policy=policy, random=self._random,
-            failover_on_content_filter=failover_on_content_filter, hedge=hedging,
+            self._pool, self._strategy, failover_on_content_filter=failover_on_content_filter, hedge=hedging
         )
         self._ids = itertools.count(1)
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watch: Watch | None = None
+        self._watch: Watch  # of that loop
         if isinstance(providers, BaseProvider):
             raise TypeError(f"providers is {type(providers).__name__}; expected a list: providers=[...]")
         for provider in providers:
@@ -157,15 +160,14 @@ class Router:
         Messages, ``tools``, ``tool_choice`` and ``response_format`` are OpenAI's dicts or our own types; a provider
         that cannot carry one of them is not asked. Limits and errors are those of :meth:`route`.
         """
-        request = self._request(prompt, params, tools, tool_choice, response_format, session, stream=False)
+        request = self._request(False, prompt, params, tools, tool_choice, response_format, session)
         call = self._begin(request, timeout, priority)
         try:
-            answer = await self._dispatcher.run(call)
+            answer: Completion = await self._dispatcher.run(call)  # type: ignore[assignment]  # a plain request
         except BaseException as exc:
             self._failed(call, exc)
             raise
-        assert isinstance(answer, Completion)  # noqa: S101  # a plain request; narrows the type
-        if call.listening:
+        if call.emit is not None:
             self._end(call, "answer", completion=answer)
         return answer
 
@@ -191,24 +193,25 @@ class Router:
         self, asked: Asked, timeout: float | None, priority: int, show: Callable[[Batch], Iterable[Shown]], *,
         text_only: bool = False,
     ) -> AsyncGenerator[Shown, None]:
-        request = self._request(*asked, stream=True)
+        request = self._request(True, *asked)
         call = self._begin(request, timeout, priority)
         call.text_only = text_only
         completion: Completion | None = None
         try:
-            live = await self._dispatcher.run(call)
-            assert isinstance(live, LiveStream)  # noqa: S101  # a streamed request; narrows the type
-            opened = live.batches() if self._recovery is None else recovered(
+            live: LiveStream = await self._dispatcher.run(call)  # type: ignore[assignment]  # a streamed request
+            batches: LiveStream | AsyncGenerator[Batch, None] = live if self._recovery is None else recovered(
                 self._recovery, self._dispatcher, call, live, text_only=text_only
             )
-            async with aclosing(opened) as batches:
+            try:
                 async for batch in batches:
                     if isinstance(last := batch[-1], Finished):
                         completion = last.completion
-                        if call.listening:
+                        if call.emit is not None:
                             self._end(call, "answer", completion=completion)
                     for shown in show(batch):
                         yield shown
+            finally:
+                await batches.aclose()
         except BaseException as exc:
             if completion is None:
                 self._failed(call, exc)
@@ -263,19 +266,17 @@ class Router:
         await self.aclose()
 
     def _request(  # noqa: PLR0917  # what was asked, in the order of ``Asked``
-        self, prompt: Prompt, params: GenerationParams | None, tools: Tools | None,
+        self, stream: bool, prompt: Prompt, params: GenerationParams | None, tools: Tools | None,  # noqa: FBT001
         tool_choice: ToolChoice | str | Mapping[str, Any] | None,
-        response_format: ResponseFormat | Mapping[str, Any] | None, session: str | None, *, stream: bool,
+        response_format: ResponseFormat | Mapping[str, Any] | None, session: str | None,
     ) -> Request:
-        if params is not None and not isinstance(params, GenerationParams):
+        if params is not None and not isinstance(params, core.config.GenerationParams):
             raise InvalidRequestError(f"params is {type(params).__name__}; expected GenerationParams")
         if session is not None and not isinstance(session, str):
             raise InvalidRequestError(f"session is {type(session).__name__}; expected a text")
         if isinstance(prompt, str):
             if tools is None and tool_choice is None and response_format is None:
-                request = Request(prompt, params)  # the others by name would cost as much again
-                request.stream, request.timeouts, request.session = stream, self._timeouts, session
-                return request
+                return Request(prompt, params, stream, self._timeouts, session)  # by name it would cost as much again
             messages = None
         else:
             messages = parse_messages(prompt)
@@ -289,26 +290,22 @@ class Router:
         if self._closed:
             self._check_open()
         if timeout is None:
-            timeout = self._timeouts.total
+            timeout = self._total
         elif isinstance(timeout, bool) or not (isinstance(timeout, int | float) and timeout > 0):
             raise InvalidRequestError(f"timeout is {timeout!r}; expected a number of seconds above 0")
         if priority and not isinstance(priority, int):
             raise InvalidRequestError(f"priority is {priority!r}; expected an integer")
         loop = asyncio.get_running_loop()
-        watch = self._watch
-        if watch is None or loop is not self._loop:
-            self._loop, self._watch = loop, (watch := Watch(loop))
-        call = Call(
-            request, next(self._ids), timeout, loop, watch, self._emit,
-            bool(self._listeners), self._stream_plain, priority,
-        )
-        if call.listening:
+        if loop is not self._loop:
+            self._loop, self._watch = loop, Watch(loop)
+        call = Call(request, next(self._ids), timeout, loop, self._watch, self._tell, priority)
+        if call.emit is not None:
             self._emit(RequestStarted(call.started, call.id, self._strategy.name, request.stream, request))
         return call
 
     def _failed(self, call: Call, exc: BaseException) -> None:
         call.stop_waiting()
-        if call.listening:
+        if call.emit is not None:
             self._end(call, "error" if isinstance(exc, Exception) else "cancelled", error=exc)
 
     def _end(

@@ -6,8 +6,7 @@ import asyncio
 from asyncio import current_task
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from math import inf
-from typing import Any
+from typing import Any, Self
 
 from orchestrator.attempt import Running
 from orchestrator.core.accumulate import Accumulator, check_completion
@@ -25,16 +24,21 @@ from orchestrator.resilience.deadline import CLEAN_UP, Guard
 
 __all__ = ["LiveStream", "broke_after"]
 
+_SUCCESS = Verdict.SUCCESS  # of the enum it costs as much as a call, each time
 _PIECES = (TextDelta, ReasoningDelta)
 _TO_SHOW = (TextDelta, Finished, Restarted)  # what a reader of text alone notices
 
 
 class LiveStream:
-    """An opened stream: the first event is there, and the rest comes from this provider or not at all."""
+    """An opened stream: the first event is there, and the rest comes from this provider or not at all.
+
+    An iterator of batches, those events together that came together; the last one is ``Finished`` with the whole
+    answer. Whoever reads it closes it, whatever happens.
+    """
 
     __slots__ = (
-        "_answer", "_busy", "_due", "_events", "_first", "_guard", "_in_batches", "_lapsed", "_may_be_empty",
-        "_running", "_shown", "_until",
+        "_answer", "_at_hand", "_busy", "_call", "_due", "_events", "_first", "_guard", "_idle", "_in_batches",
+        "_may_be_empty", "_running", "_shown", "_started", "_until",
     )
 
     def __init__(
@@ -50,9 +54,12 @@ class LiveStream:
         self._first: Batch | None = None
         self._busy = 0.0
         self._due: OrchestratorError | None = None  # what is to be raised once all is read that came before it
-        self._lapsed: TimeoutError | None = None
-        call, own = running.call, running.candidate.config.timeout
-        self._until = min(call.deadline, inf if own is None else running.record.started + own)
+        self._at_hand = False  # what is to be handed out next: no read is needed
+        self._call = call = running.call
+        own = running.candidate.config.timeout
+        self._idle = call.request.timeouts.idle
+        self._started: float  # the read under way
+        self._until = call.deadline if own is None else min(call.deadline, running.record.started + own)
         self._shown = True  # what has come is handed to the caller
         self._may_be_empty = may_be_empty
 
@@ -76,7 +83,7 @@ class LiveStream:
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
-        running, guard = self._running, self._guard
+        running, call, guard = self._running, self._call, self._guard
         while True:
             came = await anext(self._events, None)
             first = None if came is None else self._taken(came)
@@ -84,71 +91,70 @@ class LiveStream:
                 break
         if guard.expired:
             guard.settle()
-        if running.done:  # it lost a race, and the provider swallowed the cancellation
+        if running.permit.released:  # it lost a race, and the provider swallowed the cancellation
             raise asyncio.CancelledError
-        at = running.call.loop.time()
+        at = call.loop.time()
         self._busy = at - running.record.started
         if not first:
             self._checked()
-        self._first = first
+        self._first, self._at_hand = first, True
         running.record.time_to_first_token = self._busy
         running.candidate.opened(running.permit, at, self._busy)
-        if running.call.listening:
-            number, name = running.record.number, running.candidate.name
-            running.call.emit(AttemptOpened(at, running.call.id, number, name, self._busy))
-        # While the reader is busy no idle limit runs, but the deadline does: a forgotten stream returns its lease.
+        if call.emit is not None:
+            call.emit(AttemptOpened(at, call.id, running.record.number, running.candidate.name, self._busy))
         guard.take(None)
-        guard.lapse = self._lapse
-        running.call.watch.move(guard, running.call.deadline)
+        guard.lapse, guard.limit = self._lapse, self._limit
+        call.watch.move(guard, self._limit(at))
 
     async def reach_text(self) -> None:
         """Read on to the first text, for a reader who gets nothing else: until then another provider can take over."""
         self._shown = False
         try:
             while not self.shows_text:
-                self._first = await self._next()
-                if self._first is None:
-                    self._complete()  # raises: it was never said that this is the end
-            self._shown = True
+                self._at_hand = False
+                self._first = await anext(self)
+            self._at_hand = self._shown = True
         finally:
             if not self._shown:
                 await self.aclose()
 
-    async def batches(self) -> AsyncGenerator[Batch, None]:
-        """The events, those together that came together; the last batch is ``Finished`` with the whole answer."""
-        batch = self._first
-        answer = self._answer
-        try:
-            while batch is not None:
-                if batch:
-                    yield batch
-                batch = None if answer.finished else await self._next()
-            completion = self._complete()
-            yield [Finished(completion)]
-        finally:
-            await self.aclose()
+    def __aiter__(self) -> Self:
+        return self
+
+    def _held(self) -> Batch:
+        """What needs no further read: what it was opened with, and the end."""
+        batch, self._first = self._first, None
+        if batch:
+            self._at_hand = self._answer.finished
+            return batch
+        if self._running.done and self._due is None:
+            raise StopAsyncIteration
+        return [Finished(self._complete())]
 
     async def whole(self) -> Completion:
         """Read to the end, for a caller who gets nothing before it: what breaks it is a failure like any other."""
         self._shown = False
         last: StreamEvent | None = None
-        async with aclosing(self.batches()) as batches:
-            async for batch in batches:
+        async with aclosing(self):
+            async for batch in self:
                 last = batch[-1]
-        assert isinstance(last, Finished)  # noqa: S101  # or batches() has raised; narrows the type
+        assert isinstance(last, Finished)  # noqa: S101  # or the last read has raised; narrows the type
         return last.completion
 
     async def aclose(self) -> None:
         """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
-        self._running.call.watch.disarm(self._guard)
-        self._guard.lapse = None  # which holds this stream
-        self._running.end(Verdict.SUCCESS, "cancelled")
-        await self.close()
+        call, guard = self._call, self._guard
+        guard.lapse = guard.limit = None  # which hold this stream
+        self._running.end(_SUCCESS, "cancelled")
+        guard.take(current_task(call.loop))
+        call.watch.move(guard, call.loop.time() + CLEAN_UP)
+        await self._close(guard)
 
     async def close(self) -> None:
         """Close the provider's part; one that hangs there is left alone after a while."""
-        call = self._running.call
-        guard = call.watch.arm(call.loop.time() + CLEAN_UP)
+        await self._close(self._call.watch.arm(self._call.loop.time() + CLEAN_UP))
+
+    async def _close(self, guard: Guard) -> None:
         try:
             await self._events.aclose()
         except (Exception, asyncio.CancelledError) as exc:
@@ -158,58 +164,79 @@ class LiveStream:
                 raise cancellation from None
             self._running.candidate.provider.logger.debug("closing a stream failed", exc_info=exc)
         finally:
-            call.watch.disarm(guard)
+            self._call.watch.disarm(guard)
             guard.settle()
+
+    def _limit(self, at: float) -> float:
+        """How long the guard may wait. While the reader is busy no idle limit runs, but it may begin any moment.
+
+        The deadline does: a forgotten stream returns its lease.
+        """
+        if self._guard.task is None:
+            return min(at + self._idle, self._call.deadline)
+        return min(self._started + self._idle, self._until)
 
     def _lapse(self) -> None:
-        self._running.candidate.close_stream(self._events)
-        if self._running.done:
+        running = self._running
+        self._guard.expired = 0
+        running.candidate.close_stream(self._events)
+        if running.done:
             return
-        error = TimeoutError(phase="total", provider=self._running.candidate.name)
+        self._due = error = TimeoutError(phase="total", provider=running.candidate.name)
         error.verdict = Verdict.NEUTRAL
-        self._lapsed = error
-        self._running.failed(error)
+        running.failed(error)
 
-    async def _next(self) -> Batch | None:
-        if self._lapsed is not None:
-            raise self._interrupted(self._lapsed)
-        guard, call = self._guard, self._running.call
-        time, idle = call.loop.time, call.request.timeouts.idle
-        started = time()
-        limit = min(started + idle, self._until)
-        guard.take(current_task())
-        call.watch.move(guard, limit)
+    async def __anext__(self) -> Batch:
+        if self._at_hand:
+            return self._held()
+        guard, loop = self._guard, self._call.loop
+        self._started = started = loop.time()
+        guard.take(current_task(loop))
         try:
-            if limit <= started:  # no timer goes off while one piece comes after the other without a wait
-                guard.expire()
-                await asyncio.sleep(0)
-            if self._due is not None:
-                raise self._due
-            came = await anext(self._events, None)
-            batch = None if came is None else self._taken(came)
+            if started >= self._until or self._due is not None:
+                await self._break_off()
+            batch = self._taken(await self._events.__anext__())
+        except StopAsyncIteration:
+            batch = []
         except BaseException as exc:
-            error = self._running.fail(exc, guard, "idle", time() - started, idle)
-            if isinstance(error, OrchestratorError):
-                error = self._interrupted(error)
-            if error is exc:
-                raise
-            raise error from error.__cause__
+            self._broke(exc, loop.time() - started)
+            raise
         if guard.expired:
             guard.settle()
-            call.watch.move(guard, call.deadline)
-        self._busy += time() - started
-        guard.task, guard.when = None, call.deadline
-        return batch
+            self._call.watch.move(guard, started)
+        guard.task = None
+        self._busy += loop.time() - started
+        if batch:
+            return batch
+        self._at_hand = True
+        return [Finished(self._complete())]
+
+    async def _break_off(self) -> None:
+        """Raise what was to come after all that has been read, or that the time is over."""
+        if self._due is not None:
+            raise self._due
+        self._guard.expire()  # no timer goes off while one piece comes after the other without a wait
+        await asyncio.sleep(0)
+
+    def _broke(self, exc: BaseException, waited: float) -> None:
+        """Account for a read that failed; raises what the reader gets, if that is not ``exc`` itself."""
+        error = self._running.fail(exc, self._guard, "idle", waited, self._idle)
+        if isinstance(error, OrchestratorError):
+            error = self._interrupted(error)
+        if error is not exc:
+            raise error from error.__cause__
 
     def _taken(self, came: Any) -> Batch:  # noqa: ANN401  # a batch, or what a provider of the user's takes for an event
         """What has come, without ``Finished``, which is only noted."""
-        answer = self._answer
         if self._in_batches:
             return self._taken_together(came)
+        answer = self._answer
         answer.add(came)
         return [] if answer.finished else [came]
 
     def _taken_together(self, batch: Batch) -> Batch:
+        if self._answer.add_texts(batch):
+            return batch
         taken = 0
         try:
             for event in batch:
@@ -220,12 +247,13 @@ class LiveStream:
                 raise
             self._due = error
             return batch[:taken]
-        return batch[:-1] if self._answer.finished else batch
+        self._at_hand = self._answer.finished
+        return batch[:-1] if self._at_hand else batch
 
     def _complete(self) -> Completion:
         running = self._running
-        if self._lapsed is not None:
-            raise self._interrupted(self._lapsed)
+        if self._due is not None:
+            raise self._interrupted(self._due)
         try:
             completion = self._checked()
         except OrchestratorError as error:

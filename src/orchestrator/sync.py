@@ -11,17 +11,8 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mappi
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from orchestrator.core.config import (
-    BreakerPolicy,
-    GenerationParams,
-    HedgePolicy,
-    LimitPolicy,
-    RecoveryPolicy,
-    RetryPolicy,
-    Timeouts,
-)
 from orchestrator.core.errors import RouterClosedError
 from orchestrator.core.events import Listener
 from orchestrator.core.snapshot import ProviderSnapshot
@@ -30,6 +21,17 @@ from orchestrator.providers.base import BaseProvider
 from orchestrator.router import Prompt, RecoveryMode, Tools
 from orchestrator.router import Router as AsyncRouter
 from orchestrator.strategies.base import RoutingStrategy
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import (
+        BreakerPolicy,
+        GenerationParams,
+        HedgePolicy,
+        LimitPolicy,
+        RecoveryPolicy,
+        RetryPolicy,
+        Timeouts,
+    )
 
 __all__ = ["Router"]
 

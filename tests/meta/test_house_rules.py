@@ -18,10 +18,10 @@ LONG_FUNCTIONS: dict[str, str] = {}
 BROAD_EXCEPTS = {
     "pipeline._attempt": "the boundary: whatever a provider raises becomes one of our errors",
     "pipeline._open": "closes the stream on the way out, and raises again",
-    "stream.LiveStream._next": "the boundary, for the pieces after the first",
-    "stream.LiveStream.close": "nobody is left who could handle a failing close",
+    "stream.LiveStream.__anext__": "the boundary, for the pieces after the first",
+    "stream.LiveStream._close": "nobody is left who could handle a failing close",
     "candidate.Candidate.close": "nobody is left who could handle a failing close",
-    "dispatch.Dispatcher._order": "a strategy of the user's that raises must not cost the answer",
+    "dispatch.Dispatcher._in_order": "a strategy of the user's that raises must not cost the answer",
     "resilience.circuit.quietly": "calls what others wrote: a listener or a storage that raises changes nothing",
     "router.Router.complete": "ends the request's record, and raises again",
     "router.Router._events": "ends the request's record, and raises again",
@@ -117,31 +117,6 @@ def test_imports_go_down_only():
         cwd=SRC.parents[1], capture_output=True, text=True, check=False,
     )
     assert found.returncode == 0, found.stdout
-
-
-def imports_after(statement: str) -> set[str]:
-    code = f"import sys\n{statement}\nprint(' '.join(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(out.stdout.split())
-
-
-def test_importing_the_package_loads_no_sdk_and_no_extra():
-    loaded = imports_after("import orchestrator")
-    heavy = {"opentelemetry.sdk", "opentelemetry", "openai", "gigachat", "typer", "rich", "pytest", "h11", "httpx"}
-    assert loaded & heavy == set()
-    later = {"tenacity", "difflib", "orchestrator.sync", "orchestrator.simulation", "orchestrator.testing",
-             "orchestrator.telemetry", "orchestrator.cli", "orchestrator.providers._http"}
-    assert loaded & later == set()
-
-
-@pytest.mark.parametrize(("engine", "other"), [("fast", "httpcore"), ("httpx", "httptools")])
-def test_a_provider_loads_its_own_engine_when_it_is_made_and_no_other(engine, other):
-    pytest.importorskip("httptools")
-    pytest.importorskip("msgspec")
-    provider = "from orchestrator.providers import OpenAICompatibleProvider as P, ProviderConfig as C"
-    loaded = imports_after(f"{provider}; P(C(name='a', model='m', engine='{engine}'))")
-    assert f"orchestrator.providers._{engine}" in loaded
-    assert other not in loaded
 
 
 def test_the_public_names_resolve():

@@ -82,6 +82,30 @@ def test_however_a_stream_is_split_it_has_the_same_events_and_lines(data, cuts):
         assert outcome(decode, split(data, cuts)) == outcome(decode, [data])
 
 
+BLOCKS = st.lists(st.sampled_from([
+    b"data: a\n\n", b"data: b\n\n", "data: ж\n\n".encode(), b"data: \n\n", b"data: data: \n\n",  # usual ones
+    b": c\n\n", b": \xff\n\n", b"data:a\n\n", b"data: a\ndata: b\n\n", b"data: a\r\n\r\n", b"data: a\r", b"\n",
+    b"data: a\n", b"\xef\xbb\xbf", b"event: e\n", b"data: \xff\n\n", b"data: aaaaaaaaaaaaa\n\n", b"dat",
+]), max_size=8)
+
+
+@quick
+@given(st.lists(BLOCKS, max_size=6), st.sampled_from([12, 40, 1000]))
+def test_chunks_that_end_where_events_end_have_the_same_events_as_single_bytes(chunks, limit):
+    def outcome(chunks):
+        decoder, told = SSEDecoder(limit, events=12), []
+        try:
+            for chunk in chunks:
+                told += decoder.feed(chunk)
+        except MalformedResponseError:
+            return "refused"
+        return told
+
+    chunks = [b"".join(blocks) for blocks in chunks]
+    whole = b"".join(chunks)
+    assert outcome(chunks) == outcome([whole[n : n + 1] for n in range(len(whole))])
+
+
 @quick
 @given(st.lists(st.tuples(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"])),
                           st.sampled_from(["", ": c|", "event:error|"]))), CUTS, st.sampled_from(["\n", "\r\n", "\r"]))
@@ -104,7 +128,7 @@ def answered(chunks: list[object]) -> list[StreamEvent] | None:
     """The events of a reply, None when it was refused with one of our errors."""
     reply = Reply(provider="p", model="m")
     try:
-        found = list(reply.feed(map(json.dumps, chunks)))
+        found = list(reply.feed([*map(json.dumps, chunks)]))
         return [*found, reply.finish()]
     except ProviderError:
         return None

@@ -653,8 +653,8 @@ async def test_a_log_line_tells_of_a_hedge_and_of_who_answered(caplog):
     from orchestrator.telemetry import LoggingListener
 
     caplog.set_level("INFO", logger="orchestrator.telemetry")
-    router = first_available(mock("a", Answer("a", delay=1.5)), mock("b", Hang()), hedge=SOON)
-    router._listeners = (LoggingListener(),)
+    router = first_available(mock("a", Answer("a", delay=1.5)), mock("b", Hang()), hedge=SOON,
+                             listeners=[LoggingListener()])
     await router.route("x")
     hedged, ended = (r for r in caplog.records if getattr(r, "llm_event", "") in ("hedged", "request_ended"))
     assert hedged.getMessage() == "request 1: no answer after 1.000 s, b is asked too"

@@ -16,10 +16,8 @@ from orchestrator.resilience.deadline import Watch
 
 async def test_no_attempt_begins_at_the_very_deadline():
     loop = asyncio.get_running_loop()
-    call = Call(
-        Request("x"), id=1, timeout=0.0, loop=loop, watch=Watch(loop), emit=lambda event: None, listening=False
-    )
+    call = Call(Request("x"), id=1, timeout=0.0, loop=loop, watch=Watch(loop), emit=None)
     provider = SimpleNamespace(name="a", model="m")  # asked for anything more, it fails
     with pytest.raises(CapacityError, match="deadline") as caught:
-        await _attempt(call, provider)
+        await _attempt(call, provider, call.deadline)
     assert (caught.value.provider, caught.value.model) == ("a", "m")

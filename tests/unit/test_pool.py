@@ -7,9 +7,18 @@ from math import inf
 
 import pytest
 
-from orchestrator import BreakerPolicy, CapacityError, CircuitOpenError, ProviderConfig, RateLimitError, RetryPolicy
+from orchestrator import (
+    BreakerPolicy,
+    CapacityError,
+    CircuitOpenError,
+    ProviderConfig,
+    RateLimitError,
+    RetryPolicy,
+    Timeouts,
+)
 from orchestrator.core.clock import new_random, now
 from orchestrator.core.errors import ServerError, Verdict
+from orchestrator.core.limits import Quota, RateLimits
 from orchestrator.pool import Pool
 from orchestrator.providers.mock import Answer, Fail
 from support import Echo, first_available, mock, settle
@@ -18,7 +27,7 @@ from support import Echo, first_available, mock, settle
 def make_pool(*providers, breaker=None, events=None):
     pool = Pool(
         breaker=breaker or BreakerPolicy(), retry=RetryPolicy(), random=new_random(1),
-        emit=(events if events is not None else []).append,
+        timeouts=Timeouts(), emit=(events if events is not None else []).append,
     )
     for provider in providers:
         pool.add(provider)
@@ -65,6 +74,35 @@ async def test_the_ready_list_is_made_anew_when_what_strategies_read_is_configur
     after = pool.ready(now())
     assert after is not before
     assert getattr(after[0], field) == 7
+
+
+async def test_who_is_blocked_by_what_it_tells_of_its_limits_leaves_the_ready_list_and_comes_back():
+    pool = make_pool(mock("a"), mock("b"))
+    assert ready(pool) == ["a", "b"]
+    candidate = pool.get("a")
+    candidate.learn(RateLimits(Quota(0, reset=10.0)))
+    assert ready(pool) == ["b"]
+    candidate.learn(RateLimits(Quota(5, reset=10.0)))
+    assert ready(pool) == ["a", "b"]
+
+
+async def test_whose_limit_was_lowered_below_its_calls_is_ready_again_when_one_of_them_ends():
+    pool = make_pool(mock("a", max_concurrency=2), mock("b"))
+    candidate = pool.get("a")
+    permit = candidate.admit(now())
+    candidate.config.max_concurrency = 1
+    assert ready(pool) == ["b"]
+    candidate.release(permit, Verdict.SUCCESS, now(), 0.0)
+    assert ready(pool) == ["a", "b"]
+
+
+async def test_a_timeout_that_is_configured_later_holds_for_the_next_attempt():
+    candidate = make_pool(mock("a", timeout=30)).get("a")
+    assert (candidate.attempt, candidate.first_token) == (30, 20)
+    candidate.config.timeout = 3
+    assert (candidate.attempt, candidate.first_token) == (3, 3)
+    candidate.config.timeout = None
+    assert (candidate.attempt, candidate.first_token) == (60, 20)
 
 
 async def test_the_ready_list_is_made_anew_when_a_pause_ends_and_not_before():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import pytest
 
@@ -175,6 +175,20 @@ async def test_who_swallows_its_cancellation_at_the_deadline_is_cut_there_all_th
     assert error.__cause__.phase == "total"
     assert in_flight == {0.5: 1, 10.5: 0}
     assert asyncio.current_task().cancelling() == 0
+
+
+async def test_a_cancellation_that_the_reader_has_swallowed_is_not_taken_back_by_a_stream_that_lapsed():
+    pieces = first_available(Together(texts("a"), texts("b"), [END]), timeouts=Timeouts(total=5)).route_stream("?")
+    task = asyncio.current_task()
+    assert await anext(pieces) == "a"
+    await asyncio.sleep(6)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)
+    with pytest.raises(StreamInterruptedError) as broken:
+        await anext(pieces)
+    assert (task.cancelling(), broken.value.__cause__.phase) == (1, "total")
+    task.uncancel()
 
 
 # Leaving and errors

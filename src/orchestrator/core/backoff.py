@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from orchestrator.core.clock import Random
-from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import OrchestratorError, Retry
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import RetryPolicy
 
 __all__ = ["backoff_delay", "retries_allowed"]
 

@@ -229,8 +229,8 @@ class LatencyHistogram:
     def add(self, seconds: float) -> None:
         """Count one latency."""
         self._counts[bisect_right(_BOUNDS, seconds * 1000.0)] += 1.0
-        self._total += 1.0
-        if self._total >= MEMORY:
+        self._total = total = self._total + 1.0
+        if total >= MEMORY:
             self._counts = [count / 2 if count > TRACE else 0.0 for count in self._counts]
             self._total = sum(self._counts)
 

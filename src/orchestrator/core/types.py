@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.core.config import GenerationParams, Timeouts
+from orchestrator import core
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError
 from orchestrator.core.record import record
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import GenerationParams, Timeouts
 
 __all__ = [
     "Attempt",
@@ -221,8 +224,6 @@ class Finished:
 
 StreamEvent = TextDelta | ReasoningDelta | ToolCallDelta | Restarted | Finished
 
-DEFAULT_TIMEOUTS = Timeouts()
-
 
 class Request:
     """What the user asked, once per call and shared by all attempts; treat it as frozen.
@@ -242,17 +243,22 @@ class Request:
         self,
         prompt: str | None = None,
         params: GenerationParams | None = None,
+        stream: bool = False,  # noqa: FBT001, FBT002  # the router gives these by position
+        timeouts: Timeouts | None = None,
+        session: str | None = None,
         *,
         messages: Sequence[Message] | None = None,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
-        stream: bool = False,
         prefill: bool = False,
-        timeouts: Timeouts = DEFAULT_TIMEOUTS,
-        session: str | None = None,
     ) -> None:
-        self.prompt = _only_text(messages) if prompt is None and messages is not None else prompt
+        if messages is None:
+            if not prompt:
+                raise InvalidRequestError("the prompt is empty")
+        elif prompt is None:
+            prompt = _only_text(messages)
+        self.prompt = prompt
         self.params = params
         self._messages = messages
         self.tools = tools
@@ -260,12 +266,11 @@ class Request:
         self.response_format = response_format
         self.stream = stream
         self.prefill = prefill
-        self.timeouts = timeouts
+        self.timeouts = core.config.DEFAULT_TIMEOUTS if timeouts is None else timeouts
         self.session = session
-        if messages is None and not prompt:
-            raise InvalidRequestError("the prompt is empty")
-        plain = params is None and messages is None and not tools and response_format is None and tool_choice is None
-        self.needs: frozenset[str] = _NOTHING if plain else self._needs()
+        self.needs: frozenset[str] = _NOTHING
+        if params is not None or messages is not None or tools or tool_choice or response_format:
+            self.needs = self._needs()
 
     @property
     def messages(self) -> Sequence[Message]:

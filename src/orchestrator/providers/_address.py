@@ -7,13 +7,15 @@ import re
 from base64 import b64encode
 from ipaddress import ip_address
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-import httpx
-
-from orchestrator.core.config import ProviderConfig
 from orchestrator.providers._secret import Secret
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig
 
 __all__ = ["Address", "address_of", "secrets_of", "warn_if_open"]
 
@@ -95,6 +97,8 @@ def _stays_here(client: httpx.AsyncClient | None) -> bool:
     """Whether the user's client has another way than the network: a Unix socket, an ASGI application, a test's own."""
     if client is None:
         return False
+    import httpx  # as the user has
+
     transport = getattr(client, "_transport", None)  # httpx has no public way to it
     if not isinstance(transport, httpx.AsyncHTTPTransport):
         return True

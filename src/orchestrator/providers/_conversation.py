@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from orchestrator import core
 from orchestrator.core.errors import InvalidRequestError, MalformedResponseError, ProviderError
 from orchestrator.core.surrogates import whole
 from orchestrator.core.types import Message, ResponseFormat, Tool, ToolCall
 from orchestrator.providers._errors import error_from_payload
 from orchestrator.providers._failure import clean
 from orchestrator.providers._json import UnreadableError, read_json
-from orchestrator.providers._limits import LIMITS, WireLimits
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import WireLimits
 
 __all__ = [
     "Source", "arguments_object", "count", "described_schema", "function", "odd_arguments", "speaker_name", "tool_name",
@@ -31,7 +34,7 @@ class Source:
     model: str
     request_id: str | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    limits: WireLimits = LIMITS
+    limits: WireLimits = field(default_factory=lambda: core.config.DEFAULT_WIRE_LIMITS)
 
     def malformed(self, message: str) -> MalformedResponseError:
         """The error for a reply that is none."""

@@ -19,13 +19,13 @@ __all__ = ["Turns", "dial"]
 
 HEAD_START = 0.25  # seconds; what RFC 8305 recommends
 
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Turns:
-    """Lets ``most`` begin in one turn of the event loop, and the others in the turns that follow, in their order."""
+    """Lets ``most()`` begin in one turn of the event loop, and the others in the turns that follow, in their order."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: Callable[[], int]) -> None:
         self._most = most
         self._begun = 0  # in this turn
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -35,7 +35,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         if not self._begun:
             loop.call_soon(self._next)
-        if self._begun < self._most:
+        if self._begun < self._most():
             self._begun += 1
             return
         waiter = loop.create_future()
@@ -43,8 +43,8 @@ class Turns:
         await waiter
 
     def _next(self) -> None:
-        self._begun = 0
-        while self._waiting and self._begun < self._most:
+        self._begun, most = 0, self._most()
+        while self._waiting and self._begun < most:
             waiter = self._waiting.popleft()
             if not waiter.done():  # it was cancelled
                 waiter.set_result(None)

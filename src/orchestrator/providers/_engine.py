@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
 from itertools import compress, repeat
-from operator import contains, itemgetter
+from operator import contains
 from typing import Protocol, TypeVar, overload
 
 from orchestrator.providers._secret import SecretBytes, SecretHeaders
@@ -21,7 +22,6 @@ __all__ = [
 ]
 
 RawHeaders = list[tuple[bytes, bytes]]
-_NAME, _VALUE = itemgetter(0), itemgetter(1)
 T = TypeVar("T")
 
 
@@ -47,10 +47,12 @@ class Headers(Mapping[str, str]):
 
     def __init__(self, raw: RawHeaders) -> None:
         self.raw = raw
-        self._known: dict[bytes, bytes] | None = None
+        self._known = {name.lower(): value for name, value in raw}
+        if len(self._known) < len(raw):  # most often because of a few cookies
+            self._join()
 
     def __getitem__(self, name: str) -> str:
-        return self._all()[_key(name)].decode("latin-1")
+        return self._known[_key(name)].decode("latin-1")
 
     @overload
     def get(self, name: str, default: None = None, /) -> str | None: ...
@@ -60,45 +62,44 @@ class Headers(Mapping[str, str]):
 
     def get(self, name: str, default: str | T | None = None, /) -> str | T | None:
         """As any mapping's, but without an exception for what is missing."""
-        value = self._all().get(_key(name))
+        value = self._known.get(_key(name))
         return default if value is None else value.decode("latin-1")
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and _key(name) in self._all()
+        return isinstance(name, str) and _key(name) in self._known
 
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self._all())
+        return (name.decode("latin-1") for name in self._known)
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self._known)
 
     def __repr__(self) -> str:
         return f"<{len(self.raw)} headers>"
 
     def with_part(self, part: bytes) -> dict[str, str]:
         """Those whose names, in lower case, have ``part`` in them; one search tells where there are none."""
-        known = self._all()
+        known = self._known
         if part not in b" ".join(known):
             return {}
         names = compress(known, map(contains, known, repeat(part)))
         return {name.decode("latin-1"): known[name].decode("latin-1") for name in names}
 
-    def _all(self) -> dict[bytes, bytes]:
-        known = self._known
-        if known is None:
-            names = list(map(bytes.lower, map(_NAME, self.raw)))
-            known = self._known = dict(zip(names, map(_VALUE, self.raw), strict=True))
-            if len(known) < len(names):
-                self._join(names, known)
-        return known
-
-    def _join(self, names: list[bytes], known: dict[bytes, bytes]) -> None:
-        # Most often a few cookies: something is done only for those that another one of their name has replaced.
-        last = dict(zip(names, range(len(names)), strict=True))
-        for at in sorted(set(range(len(names))).difference(last.values()), reverse=True):
-            known[names[at]] = b"%b, %b" % (self.raw[at][1], known[names[at]])
+    def _join(self) -> None:
+        known: dict[bytes, bytes] = {}
+        several: dict[bytes, list[bytes]] = {}
+        for name, value in self.raw:
+            key = name.lower()
+            if key in known:
+                several.setdefault(key, [known[key]]).append(value)
+            else:
+                known[key] = value
+        for key, values in several.items():
+            known[key] = b", ".join(values)
+        self._known = known
 
 
+@lru_cache(maxsize=256)  # it is a few names that all responses are asked for
 def _key(name: str) -> bytes:
     return name.lower().encode("latin-1", "replace")
 

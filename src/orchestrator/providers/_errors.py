@@ -189,7 +189,11 @@ def _mapped(exc: BaseException, provider: str, model: str | None) -> Orchestrato
 
 def request_id(headers: Mapping[str, str]) -> str | None:
     """What the provider's support asks for."""
-    return next((value[:128] for name in _REQUEST_IDS if (value := headers.get(name))), None)
+    for name in _REQUEST_IDS:
+        value = headers.get(name)
+        if value:
+            return value[:128]
+    return None
 
 
 def _error(

@@ -9,14 +9,22 @@ import asyncio
 import select
 from collections.abc import Callable
 from typing import NamedTuple, cast
+from weakref import WeakKeyDictionary
 
-from orchestrator.core.clock import now
 from orchestrator.providers._engine import Headers, ProtocolError, RawHeaders, ReadTimeout
 from orchestrator.providers._parser import MOST_WITHOUT_BODY, NewParser
 
 __all__ = ["Connection", "Exchange", "Origin"]
 
 _HIGH = 256 * 1024  # bytes of a body that wait for a reader before the server is made to wait
+
+_RECORD = 17 * 1024  # a whole one of TLS, whose beginning the TLS layer may hold without counting it
+_AT_ONCE = 256 * 1024 + _RECORD  # bytes; asyncio's own transports read 256 KiB at once
+
+# One for all connections of an event loop: whatever fills it (a selector, the proactor, TLS, uvloop) tells so before
+# anything else can run. Bytes for each read, as asyncio makes them, are 256 KiB that are mapped, cut and unmapped. The
+# buffer may repeat a key until the next read; it is a memoryview because that shows nothing of what it holds.
+_buffers: WeakKeyDictionary[asyncio.AbstractEventLoop, memoryview] = WeakKeyDictionary()
 
 _IDLE, _HEAD, _BODY, _WHOLE = range(4)
 
@@ -29,12 +37,13 @@ class Origin(NamedTuple):
     port: int
 
 
-class Connection(asyncio.Protocol):
-    """Carries one exchange at a time; who uses it awaits ``head`` and ``read``."""
+class Connection(asyncio.BufferedProtocol):
+    """Carries one exchange at a time; who uses it awaits ``ask`` and ``read``."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, origin: Origin, new_parser: NewParser) -> None:
         self.origin = origin
         self._loop = loop
+        self._buffer = _buffers.get(loop) or _buffers.setdefault(loop, memoryview(bytearray(_AT_ONCE)))
         self._parser = new_parser(self)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)  # connection_made comes first
         self._waiter: asyncio.Future[None] | None = None
@@ -55,24 +64,25 @@ class Connection(asyncio.Protocol):
 
     # What the exchange does
 
-    def send(self, request: tuple[bytes, ...], patience: float | None) -> None:
-        """Begin an exchange with the parts of a request; it fails after ``patience`` seconds of silence."""
+    async def ask(self, request: tuple[bytes, ...], patience: float | None) -> tuple[int, Headers]:
+        """Send the parts of a request: status and headers of the response; fails after ``patience`` s of silence."""
         self._state = _HEAD
-        self._status, self._headers, self._without_body = 0, [], 0
+        self._without_body = 0
         self._patience = patience
         if patience is not None:
-            self._heard = now()
-            if self._alarm is None or self._alarm.when() > self._heard + patience:
-                self._disarm()
-                self._alarm = self._loop.call_at(self._heard + patience, self._look_for_silence)
-        if self._failure is None:  # else the server has closed it already, and head() tells that
+            self._listen(patience)
+        if self._failure is None:  # else the server has closed it already
             self._transport.write(b"".join(request))
-
-    async def head(self) -> tuple[int, Headers]:
-        """Status and headers, once they are there."""
         while self._state is _HEAD:
-            await self._wait()
+            await self._news()
         return self._status, Headers(self._headers)
+
+    def _listen(self, patience: float) -> None:
+        self._heard = self._loop.time()
+        due = self._heard + patience
+        if self._alarm is None or self._alarm.when() > due:
+            self._disarm()
+            self._alarm = self._loop.call_at(due, self._look_for_silence)
 
     @property
     def whole(self) -> bytes | None:
@@ -84,33 +94,31 @@ class Connection(asyncio.Protocol):
         while not self._chunks:
             if self._state is _WHOLE:
                 return b""
-            await self._wait()
+            await self._news()
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._empty()
+        return data
+
+    def _news(self) -> asyncio.Future[None]:
+        """Done when something has come."""
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        return self._waiter
+
+    def _empty(self) -> None:
         self._chunks, self._size = [], 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        return data
-
-    async def _wait(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def end(self) -> bool:
         """The end of the exchange: whether another one may follow. If not, the connection is closed now."""
         # An answer may come before the request was taken as a whole; the rest of that would begin the next one.
         if self._state is _WHOLE and self._reusable and not self._transport.get_write_buffer_size():
             self._state = _IDLE
-            self._chunks, self._size = [], 0
-            if self._paused:
-                self._paused = False
-                self._transport.resume_reading()
+            self._empty()
             return True
         self.abort()
         return False
@@ -138,15 +146,21 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._is_readable = _readability(self._transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # TLS that was paused may have more; what does not fit would be lost where the server has closed meanwhile.
+        if sizehint + _RECORD > len(self._buffer):
+            self._buffer = memoryview(bytearray(sizehint + _RECORD))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._state is not _HEAD and self._state is not _BODY:  # nobody asked for it
             self.abort()
             return
         if self._patience is not None:
-            self._heard = now()
-        self._without_body += len(data)
+            self._heard = self._loop.time()
+        self._without_body += nbytes
         try:
-            self._parser.feed(data)
+            self._parser.feed(self._buffer[:nbytes])
         except ProtocolError as exc:
             self._fail(exc.with_traceback(None))  # the frames below hold what came, which may repeat a key
         if self._without_body > MOST_WITHOUT_BODY and self._state is not _WHOLE:
@@ -176,8 +190,9 @@ class Connection(asyncio.Protocol):
         if self._patience is None or self._state not in (_HEAD, _BODY):
             return
         due = self._heard + self._patience
-        if self._paused or due > now():  # paused: it is the reader who is slow
-            self._alarm = self._loop.call_at(max(due, now() + self._patience / 2), self._look_for_silence)
+        at = self._loop.time()
+        if self._paused or due > at:  # paused: it is the reader who is slow
+            self._alarm = self._loop.call_at(max(due, at + self._patience / 2), self._look_for_silence)
         else:
             self._fail(ReadTimeout("no bytes in time"))
             self._wake()

@@ -1,26 +1,32 @@
 """The fast engine, of the extra ``fast``: requests from prepared bytes, on connections of our own, read by llhttp.
 
-TLS is that of the httpx engine. Where the environment names a proxy for an address, httpx carries the request.
+Where the environment names a proxy for an address, httpx carries the request; else it is not even loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 from urllib.request import getproxies, proxy_bypass
-
-import httpx
 
 from orchestrator.providers._engine import Engine, HeadersToSend, RawResponse
 from orchestrator.providers._exchange import Origin
 from orchestrator.providers._llhttp import LlhttpParser
 from orchestrator.providers._reuse import Connections
 
-__all__ = ["FastEngine"]
+__all__ = ["FastEngine", "has_proxies"]
 
 _MOST_ADDRESSES = 1000
+_PORTS = {"http": 80, "https": 443}
+_BYTE = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_SEGMENT = r"(?!\.)[A-Za-z0-9._~:@!$&'()*+,;=-]*"
+# What httpx.URL would change nothing of, as nearly all addresses are: host, port, and target of the request.
+_USUAL = re.compile(
+    rf"(https?)://((?:[a-z0-9-]+\.)*[a-z][a-z0-9-]*|{_BYTE}(?:\.{_BYTE}){{3}})(?::([1-9][0-9]{{0,4}}))?((?:/{_SEGMENT})*)"
+)
 
 
 class _Address(NamedTuple):
@@ -53,15 +59,10 @@ class FastEngine:
         return self._connections.exchange(address.origin, request, connect=connect, read=read)
 
     def _address(self, url: str) -> _Address:
-        parts = httpx.URL(url)
-        if parts.scheme not in {"http", "https"} or not parts.host:
-            raise httpx.UnsupportedProtocol(f"the address has no host, or the protocol {parts.scheme[:32]!r}")
-        host = parts.raw_host.decode("ascii")
-        origin = Origin(parts.scheme == "https", host, parts.port or (443 if parts.scheme == "https" else 80))
-        line, named = b" %b HTTP/1.1\r\n" % parts.raw_path, b"host: %b\r\n" % parts.netloc
+        address = _address_of(url)
         if len(self._addresses) >= _MOST_ADDRESSES:
             self._addresses.clear()
-        address = self._addresses[url] = _Address(origin, line, named, _has_proxy(parts.scheme, host))
+        self._addresses[url] = address
         return address
 
     def _by_proxy(self) -> Engine:
@@ -75,6 +76,36 @@ class FastEngine:
         if self._proxied is not None:
             await self._proxied.aclose()
         await asyncio.sleep(0)  # asyncio closes a socket one step after its transport
+
+
+def _address_of(url: str) -> _Address:
+    scheme, host, port, target = _split(url)
+    usual_port = _PORTS[scheme]
+    named = f"[{host}]" if ":" in host else host
+    if port is not None and port != usual_port:
+        named = f"{named}:{port}"
+    return _Address(
+        Origin(scheme == "https", host, port or usual_port), f" {target or '/'} HTTP/1.1\r\n".encode("ascii"),
+        f"host: {named}\r\n".encode("ascii"), _has_proxy(scheme, host),
+    )
+
+
+def _split(url: str) -> tuple[str, str, int | None, str]:
+    """Scheme, host, port and target."""
+    if usual := _USUAL.fullmatch(url):
+        scheme, host, port, target = usual.groups()
+        return scheme, host, int(port) if port else None, target
+    import httpx  # knows IDNA, and what is to be encoded, and how
+
+    parts = httpx.URL(url)
+    if parts.scheme not in _PORTS or not parts.host:
+        raise httpx.UnsupportedProtocol(f"the address has no host, or the protocol {parts.scheme[:32]!r}")
+    return parts.scheme, parts.raw_host.decode("ascii"), parts.port, parts.raw_path.decode("ascii")
+
+
+def has_proxies() -> bool:
+    """Whether the environment names any: then httpx will be needed."""
+    return not getproxies().keys().isdisjoint({*_PORTS, "all"})
 
 
 def _has_proxy(scheme: str, host: str) -> bool:

@@ -26,13 +26,13 @@ class H11Parser:
         self._sink = sink
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MOST_WITHOUT_BODY)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """What has come; :class:`ProtocolError` when that is no HTTP."""
         connection = self._connection
         if connection.our_state is h11.IDLE:
             connection.send(_REQUEST)
             connection.send(_END)
-        connection.receive_data(data)
+        connection.receive_data(data)  # type: ignore[arg-type]  # it adds to a bytearray
         try:
             while self._told(connection.next_event()):
                 pass

@@ -5,34 +5,32 @@ from __future__ import annotations
 import asyncio
 import builtins
 import ssl
+import sys
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib import import_module, metadata
 from importlib.util import find_spec
 from io import BytesIO
-from itertools import chain
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import httpx
-
-from orchestrator.core.config import ProviderConfig
+from orchestrator import core
 from orchestrator.core.errors import MalformedResponseError, OrchestratorError, ProviderError, TimeoutError
-from orchestrator.providers._engine import Engine, Headers, HeadersToSend, RawResponse
+from orchestrator.providers._engine import Engine, HeadersToSend, RawResponse
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
 from orchestrator.providers._json import UnreadableError, read_json
-from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._secret import SecretHeaders
 
-__all__ = ["LIMITS", "HttpClient", "WireLimits", "WireResponse", "WireStream", "parse_json"]
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig, WireLimits
+
+__all__ = ["HttpClient", "WireResponse", "WireStream", "parse_json"]
 
 _STEP = 64 * 1024
-# What sending and reading may raise; RuntimeError is httpx's word for "closed" and for a body read twice.
-_FOREIGN = (httpx.HTTPError, httpx.InvalidURL, OSError, RuntimeError)
 
 
 @dataclass(slots=True)
@@ -43,14 +41,14 @@ class WireResponse:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
-    def json(self, limits: WireLimits = LIMITS) -> Any:  # noqa: ANN401  # JSON
+    def json(self, limits: WireLimits | None = None) -> Any:  # noqa: ANN401  # JSON
         """The body as JSON; :class:`MalformedResponseError` when it is none."""
         return parse_json(self.body, self.headers.get("content-type", ""), limits=limits)
 
 
 def parse_json(
     body: bytes, content_type: str = "", *, provider: str | None = None, model: str | None = None,
-    limits: WireLimits = LIMITS,
+    limits: WireLimits | None = None,
 ) -> Any:  # noqa: ANN401  # JSON
     """``body`` as JSON, whatever charset is said to be its; the error names its type and size and shows none of it."""
     try:
@@ -90,7 +88,7 @@ class WireStream:
             if whole is not None and len(whole) <= self._limits.body:
                 return whole
             return await self.read_on(b"", self._response)
-        except _FOREIGN as exc:
+        except _foreign() as exc:
             self._raise_cut(exc)
 
     async def read_on(self, head: bytes, chunks: AsyncIterable[bytes]) -> bytes:
@@ -132,7 +130,7 @@ class WireStream:
                 raise self._malformed("the compressed body was cut")
         except zlib.error as exc:
             raise self._malformed("the body is not what its content-encoding says") from exc.with_traceback(None)
-        except _FOREIGN as exc:
+        except _foreign() as exc:
             self._raise_cut(exc)
         finally:
             chunk = piece = b""  # a traceback keeps the locals, and this may be the key, sent back
@@ -173,27 +171,32 @@ class HttpClient:
     """
 
     def __init__(
-        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, limits: WireLimits = LIMITS
+        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, limits: WireLimits | None = None
     ) -> None:
         self._config = config
         self._injected = None if http_client is None else _injected(http_client)
-        self._limits = limits
+        self._limits = core.config.DEFAULT_WIRE_LIMITS if limits is None else limits
         # Keyed by what an engine is bound to: its event loop, and settings which may be assigned later.
         self._engines: dict[tuple[asyncio.AbstractEventLoop, str | None, bool, str | None], Engine] = {}
         self._current: tuple[asyncio.AbstractEventLoop, Engine] | None = None  # until something is assigned
         self._merged: tuple[Mapping[str, str], Mapping[str, str], HeadersToSend] | None = None
         self._closed = False
         config.on_change(self._reconsider)
-        # Only the engine in use, and now: not within the first request.
-        import_module(f"orchestrator.providers.{'_fast' if self._is_fast() else '_httpx'}")
+        self._load()
 
-    async def send(
+    def send(
         self, method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None,
         connect: float | None = None, timeout: float | None = None,
-    ) -> WireResponse:
+    ) -> Coroutine[Any, Any, WireResponse]:
         """Send and read the whole body, within ``timeout`` seconds; raises our errors, but for no status."""
         if timeout is None:
-            return await self._exchange(method, url, headers, body, connect)
+            return self._exchange(method, url, headers, body, connect)
+        return self._exchange_within(timeout, method, url, headers, body, connect=connect)
+
+    async def _exchange_within(
+        self, timeout: float, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *,
+        connect: float | None,
+    ) -> WireResponse:
         try:
             async with asyncio.timeout(timeout):
                 return await self._exchange(method, url, headers, body, connect)
@@ -235,24 +238,20 @@ class HttpClient:
     ) -> RawResponse:
         try:
             return await self._engine().open(method, url, self._headers(headers), body, connect=connect, read=read)
-        except _FOREIGN as exc:
+        except _foreign() as exc:
             if isinstance(exc, OrchestratorError):  # our TimeoutError is an OSError, too
                 raise
             error = error_from_transport(exc, provider=self._config.name, model=self._config.model)
             raise error from error.__cause__
 
     def _stream(self, response: RawResponse) -> WireStream:
-        self._check_size_of(response.headers, response.status)
-        return WireStream(response, self._limits, self._config)
-
-    def _check_size_of(self, headers: Headers, status: int) -> None:
-        # Here too: an engine takes 100 KB, the transport of an injected client anything. 4 is for ": " and CRLF.
-        raw = headers.raw
-        if sum(map(len, chain.from_iterable(raw))) + 4 * len(raw) > self._limits.headers:
+        # Here too: an engine takes 100 KB, the transport of an injected client anything.
+        if len(b"".join(map(b": \r\n".join, response.headers.raw))) > self._limits.headers:
             raise MalformedResponseError(
                 f"the headers are longer than {self._limits.headers} bytes",
-                provider=self._config.name, model=self._config.model, status_code=status,
+                provider=self._config.name, model=self._config.model, status_code=response.status,
             )
+        return WireStream(response, self._limits, self._config)
 
     def _headers(self, headers: Mapping[str, str]) -> HeadersToSend:
         known = self._merged
@@ -309,8 +308,22 @@ class HttpClient:
                 )
         return asked == "fast" or (asked is None and self._injected is None and _has_fast())
 
+    def _load(self) -> None:
+        """Import the engine in use, and no other, and read what is read once; now: not within the first request."""
+        from orchestrator.providers import _tls  # noqa: F401
+
+        _user_agent()
+        if self._is_fast():
+            from orchestrator.providers._fast import has_proxies
+
+            if not has_proxies():
+                return
+        from orchestrator.providers import _httpx  # noqa: F401
+
     def _made(self, *, fast: bool) -> Engine:
-        tls = _tls(self._config)
+        from orchestrator.providers._tls import tls_of
+
+        tls = tls_of(self._config)
         if not fast:
             return self._made_of_httpx(tls)
         from orchestrator.providers._fast import FastEngine
@@ -352,31 +365,20 @@ def _has_fast() -> bool:
     return all(find_spec(name) is not None for name in ("httptools", "msgspec"))
 
 
-def _tls(config: ProviderConfig) -> ssl.SSLContext:
-    if not config.verify_ssl:
-        return httpx.create_ssl_context(verify=False)
-    if config.ca_bundle is None:
-        return _default_tls()
-    if not Path(config.ca_bundle).is_file():
-        raise ProviderError(f"ca_bundle: there is no file {config.ca_bundle!r}", provider=config.name)
-    context = httpx.create_ssl_context()
-    try:
-        context.load_verify_locations(cafile=config.ca_bundle)
-    except ssl.SSLError as exc:
-        raise ProviderError(
-            f"ca_bundle: {config.ca_bundle!r} holds no PEM certificates", provider=config.name
-        ) from exc
-    return context
+def _foreign() -> tuple[type[Exception], ...]:
+    """What sending and reading may raise; what httpx may only where it is loaded: else nobody can have raised that.
 
-
-@cache
-def _default_tls() -> ssl.SSLContext:
-    # Reading the authorities takes tens of milliseconds; providers without a bundle of their own share them.
-    return httpx.create_ssl_context()
+    RuntimeError is its word for "closed" and for a body read twice.
+    """
+    loaded = sys.modules.get("httpx")
+    of_httpx = [getattr(loaded, name, OSError) for name in ("HTTPError", "InvalidURL")]
+    return *of_httpx, OSError, RuntimeError
 
 
 @cache
 def _user_agent() -> str:
+    from importlib import metadata  # slow to import; pydantic has done so
+
     try:
         return f"resilient-orchestrator/{metadata.version('resilient-orchestrator')}"
     except metadata.PackageNotFoundError:

@@ -5,32 +5,40 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from json.scanner import make_scanner
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator import core
 
-__all__ = ["UnreadableError", "read_json"]
+if TYPE_CHECKING:
+    from orchestrator.core.config import WireLimits
+
+__all__ = ["UnreadableError", "read_json", "read_quickly"]
 
 # What json.loads comes down to, without what it looks after on the way: a stream has thousands of events.
 _scan: Callable[[str, int], tuple[Any, int]] = make_scanner(json.JSONDecoder())  # type: ignore[arg-type]  # typeshed
 _OF_TEXT: Any = "[", "{", ","
 _OF_BYTES: Any = b"[", b"{", b","
 _OPENING = (b"{", b"[")
+_quick: Callable[[str | bytes], Any] | None = None
 
 
 class UnreadableError(ValueError):
     """Says what is wrong with a JSON text, and shows none of it."""
 
 
-def read_json(data: str | bytes, limits: WireLimits = LIMITS) -> Any:  # noqa: ANN401  # JSON
+def read_json(data: str | bytes, limits: WireLimits | None = None) -> Any:  # noqa: ANN401  # JSON
     """The value that ``data`` is; :class:`UnreadableError` when it is none, or goes beyond ``depth`` or ``values``."""
+    if limits is None:
+        limits = core.config.DEFAULT_WIRE_LIMITS
     lists, objects, commas = _OF_TEXT if isinstance(data, str) else _OF_BYTES
     size = len(data)
     if size > limits.values and sum(map(data.count, (lists, objects, commas))) >= limits.values:
         problem = f"holds more than {limits.values} JSON values"
     else:
         try:
-            value = _read(data) if isinstance(data, str) else _read_bytes(data)
+            value = None if _quick is None else _quick(data)
+            if value is None:
+                value = _read(data) if isinstance(data, str) else _read_bytes(data)
         except RecursionError:
             problem = f"is nested deeper than {limits.depth} levels"
         except ValueError:  # of an integer too: Python reads 4300 digits at most
@@ -45,6 +53,12 @@ def read_json(data: str | bytes, limits: WireLimits = LIMITS) -> Any:  # noqa: A
     del data
     # Not in an except clause: a JSONDecodeError holds the whole text, and whoever keeps the error would keep that.
     raise UnreadableError(problem)
+
+
+def read_quickly(decode: Callable[[str | bytes], Any]) -> None:
+    """Ask ``decode`` first from now on: it returns the value that json would, or None where json is to read it."""
+    global _quick  # brought by whoever has loaded it: that takes as long as to load all of this package
+    _quick = decode
 
 
 def _read(text: str) -> Any:  # noqa: ANN401  # JSON

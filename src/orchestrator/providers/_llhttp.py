@@ -17,12 +17,12 @@ class LlhttpParser:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._headers: RawHeaders | None = None
+        self._headers: RawHeaders = []
         self.on_body = sink.on_body
         self.on_message_complete = sink.on_message_complete
         self._parser = httptools.HttpResponseParser(self)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """What has come; :class:`ProtocolError` when that is no HTTP."""
         try:
             self._parser.feed_data(data)
@@ -36,10 +36,10 @@ class LlhttpParser:
         self._sink.on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._headers is not None:  # else a trailer
-            self._headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status, headers, self._headers = self._parser.get_status_code(), self._headers, None
+        status, headers = self._parser.get_status_code(), self._headers
+        self._headers = []  # for trailers, which nobody looks at
         if status >= 200:  # else such as 103 Early Hints: the response is still to come
-            self._sink.on_head(status, headers or [], reusable=self._parser.should_keep_alive())
+            self._sink.on_head(status, headers, reusable=self._parser.should_keep_alive())

@@ -7,26 +7,28 @@ import builtins
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import httpx
-
+from orchestrator import core
 from orchestrator.core.accumulate import check_completion
 from orchestrator.core.clock import now
-from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError, TimeoutError
 from orchestrator.core.types import Completion, Request, StreamEvent, Usage
 from orchestrator.providers._batches import Batch, batches_of, in_batches
 from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
-from orchestrator.providers._limits import WireLimits
 from orchestrator.providers._oauth import TokenHolder
 from orchestrator.providers._openai_wire import encode_body
 from orchestrator.providers._secret import Secret, SecretBytes, SecretHeaders
 from orchestrator.providers._usage import carry_usage
 from orchestrator.providers.base import BaseProvider
 from orchestrator.providers.openai_compatible import ALONE, DRAIN, PROBE
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig, WireLimits
 
 __all__ = ["Decoder", "NativeProvider"]
 
@@ -59,9 +61,11 @@ class NativeProvider(BaseProvider):
     _secrets: tuple[Secret, ...]  # what no message may show
     _tokens: TokenHolder | None = None  # None: the key itself is in the headers
 
-    def __init__(self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None, limits: WireLimits) -> None:
+    def __init__(
+        self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None, limits: WireLimits | None
+    ) -> None:
         super().__init__(config)
-        self._limits = limits
+        self._limits = limits = core.config.DEFAULT_WIRE_LIMITS if limits is None else limits
         self._client = http_client
         self._http = HttpClient(config, http_client=http_client, limits=limits)
         self._configure()
@@ -95,7 +99,12 @@ class NativeProvider(BaseProvider):
 
     async def complete(self, request: Request) -> Completion:
         """The whole answer."""
-        return await self._retry_with_backoff(lambda: self._within(self._limit(), self._complete(request)))
+        if self.routed:  # the router tries again, keeps the time, and judges the answer, itself
+            return await self._complete(request)
+        return await self._retry_with_backoff(lambda: self._within(self._limit(), self._checked(request)))
+
+    async def _checked(self, request: Request) -> Completion:
+        return check_completion(await self._complete(request), self.name)
 
     async def _complete(self, request: Request) -> Completion:
         async with AsyncExitStack() as stack:
@@ -105,11 +114,10 @@ class NativeProvider(BaseProvider):
             payload = parse_json(
                 body, reply.headers.get("content-type", ""), provider=self.name, model=self._model, limits=self._limits
             )
-            answer = self._decode(payload, source)
+            return self._decode(payload, source)
         except ProviderError as error:
             payload = None
             raise error.with_traceback(None) from None  # the frames below hold the body, which may repeat a key
-        return check_completion(answer, self.name)
 
     @in_batches
     async def open_stream(self, request: Request) -> AsyncGenerator[Batch, None]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
+from orchestrator import core
 from orchestrator.core.accumulate import Accumulator
 from orchestrator.core.errors import (
     ContentFilteredError,
@@ -25,16 +27,23 @@ from orchestrator.core.types import (
     ToolCallDelta,
     Usage,
 )
+from orchestrator.providers._batches import MOST, Batch
 from orchestrator.providers._errors import error_from_payload
 from orchestrator.providers._failure import clean
-from orchestrator.providers._json import UnreadableError, read_json
-from orchestrator.providers._limits import LIMITS, WireLimits
+from orchestrator.providers._json import UnreadableError, read_json, read_quickly
 from orchestrator.providers._sse import SSEDecoder
 
+if TYPE_CHECKING:
+    from orchestrator.core.config import WireLimits
+    from orchestrator.providers._pieces import Piece
 try:
-    from orchestrator.providers._pieces import usual_piece
+    from orchestrator.providers._pieces import json_value, usual_piece
 except ModuleNotFoundError:  # msgspec, of the extra `fast`
-    usual_piece = None  # type: ignore[assignment]
+    def usual_piece(data: str) -> Piece | None:  # noqa: ARG001
+        """None is usual without it."""
+        return None
+else:
+    read_quickly(json_value)
 
 __all__ = ["Reply"]
 
@@ -53,92 +62,104 @@ _MOST = 2**53  # no count of tokens and no cost is larger; what is, is nonsense
 class Reply:
     """One reply: feed it the events of a stream and ask for the end, or give it a whole body."""
 
-    __slots__ = (
-        "_calls", "_cost", "_halves", "_has_choice", "_limits", "_model", "_provider", "_reason", "_refusal",
-        "_request_id", "_secrets", "_thoughts", "_usage", "complete", "done",
-    )
+    done = False  # the answer's text is whole
+    complete = False  # and nothing more is to come, or needed
+    usage: Usage | None = None  # the tokens told so far
+
+    # Most replies need few of these.
+    _calls: _Calls | None = None
+    _cost: float | None = None
+    _halves: Halves | None = None
+    _has_choice = False
+    _reason: FinishReason = "stop"
+    _refusal = ""
+    _takes_usual = True  # usual pieces are taken as they are
+    _thoughts: Halves | None = None
 
     def __init__(
         self, *, provider: str, model: str | None, request_id: str | None = None, secrets: Iterable[str | None] = (),
-        limits: WireLimits = LIMITS,
+        limits: WireLimits | None = None,
     ) -> None:
         self._provider = provider
         self._model = model
         self._request_id = request_id
         self._secrets = secrets
-        self._limits = limits
-        self._calls = _Calls()
-        self._halves = Halves()
-        self._thoughts = Halves()
-        self._cost: float | None = None
-        self._has_choice = False
-        self._reason: FinishReason | None = None
-        self._refusal = ""
-        self._usage: Usage | None = None
-        self.done = False  # the answer's text is whole
-        self.complete = False  # and nothing more is to come, or needed
+        self._limits = core.config.DEFAULT_WIRE_LIMITS if limits is None else limits
 
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens told so far."""
-        return self._usage
-
-    def feed(self, told: Iterable[str]) -> Iterator[StreamEvent]:
+    def feed(self, told: Sequence[str]) -> Iterator[StreamEvent]:
         """What the next events of the stream carry, of which ``told`` is the data."""
-        halves = self._halves
-        for data in told:
-            if usual_piece is None or self.done or halves.held or (piece := usual_piece(data)) is None:
-                yield from self._other(data)
-                continue
-            self._has_choice = True
-            if piece.model:
-                self._model = piece.model
-            yield TextDelta(piece.choices[0].delta.content)
+        return chain.from_iterable(self.batches(told))
+
+    def batches(self, told: Sequence[str]) -> Iterator[Batch]:
+        """The same in batches; what is wrong with an event comes after all that was there before it."""
+        batch: Batch = []
+        try:
+            for data in told:
+                if len(batch) >= MOST:
+                    yield batch
+                    batch = []
+                piece = usual_piece(data) if self._takes_usual else None
+                if piece is None:
+                    batch += self._other(data)
+                    continue
+                self._has_choice = True
+                if piece.model:
+                    self._model = piece.model
+                batch.append(TextDelta(piece.choices[0].delta.content))
+        except ProviderError:
+            if batch:
+                yield batch
+            raise
+        if batch:
+            yield batch
 
     def _other(self, data: str) -> list[StreamEvent]:
         if not data or self.complete:
             return []
         if data.startswith("[DONE]"):
             self.done = self.complete = True
+            self._takes_usual = False
             return self._rest()
         try:
             payload = read_json(data, self._limits)
         except UnreadableError as exc:
             data = ""
             raise self._malformed(f"an event of the stream {exc}") from None
-        return self._take(payload, "delta")
+        events = self._take(payload, "delta")
+        self._takes_usual = not self.done and (self._halves is None or not self._halves.held)
+        return events
 
     def finish(self) -> Finished:
         """The end of the reply; raises when it was cut or is none."""
+        return Finished(self._ended())
+
+    def _ended(self) -> Completion:
         if not self._has_choice:
             raise self._malformed("the reply has no choices")
         if not self.done:
             raise self._malformed("the stream was cut: no finish reason and no [DONE]")
         if self._refusal:
             raise self._filtered(f"the model refused: {clean(self._refusal)}")
-        reason = self._reason or "stop"
-        if reason == "stop" and self._calls.count:
+        reason = self._reason
+        if reason == "stop" and self._calls is not None:
             reason = "tool_calls"
-        return Finished(Completion(
-            "", model=self._model, provider=self._provider, finish_reason=reason, usage=self._usage, cost=self._cost,
+        return Completion(
+            "", model=self._model, provider=self._provider, finish_reason=reason, usage=self.usage, cost=self._cost,
             request_id=self._request_id,
-        ))
+        )
 
     def events(self, payload: object) -> list[StreamEvent]:
         """The whole reply as the events of a stream, ``Finished`` last."""
-        events = self._take(payload, "message")
-        self.done = True
-        return [*events, *self._rest(), self.finish()]
+        return [*self._take(payload, "message"), self.finish()]
 
     def completion(self, payload: object) -> Completion:
         """The whole reply."""
-        events = self.events(payload)
-        text, end = events[0], events[-1]
-        if len(events) == 2 and isinstance(text, TextDelta) and isinstance(end, Finished) and len(text.text) < _LONG:
-            completion = end.completion  # what gathering comes to
-            completion.text = text.text
+        events = self._take(payload, "message")
+        completion = self._ended()
+        if len(events) == 1 and isinstance(event := events[0], TextDelta) and len(event.text) < _LONG:
+            completion.text = event.text  # what gathering comes to
         else:
-            completion = self._gathered(events)
+            completion = self._gathered([*events, Finished(completion)])
         completion.raw = payload
         return completion
 
@@ -157,55 +178,63 @@ class Reply:
     def _take(self, payload: object, key: str) -> list[StreamEvent]:
         if not isinstance(payload, dict):
             raise self._malformed(f"the reply is {_kind(payload)}, not an object")
-        groq = payload.get("x_groq")
         if payload.get("error") or payload.get("object") == "error":
             raise self._told(payload)
-        if groq and isinstance(groq, dict) and groq.get("error"):
-            raise self._told(groq)
+        usage, groq = payload.get("usage"), payload.get("x_groq")
+        if groq:
+            usage = self._told_by_groq(groq, usage)
         model = payload.get("model")
         if model and isinstance(model, str):
             self._model = model if model.isascii() else whole(model)
+        events: list[StreamEvent] = []
         choices = payload.get("choices")
-        events = self._choices(choices, key) if choices else []
-        usage = payload.get("usage") or (groq.get("usage") if isinstance(groq, dict) else None)
+        if choices:
+            if not isinstance(choices, list):
+                raise self._malformed(f"choices is {_kind(choices)}, not a list")
+            for choice in choices:
+                self._take_choice(choice, key, events)
         if usage and isinstance(usage, dict):
             self._take_usage(usage)
-        if self.done and self._halves.held:
+        self.done = self.done or key == "message"  # which is whole, whether it says so or not
+        if self.done and self._halves is not None:
             events += self._rest()
         return events
 
     def _rest(self) -> list[StreamEvent]:
-        rest = self._halves.rest()
+        rest = "" if self._halves is None else self._halves.rest()
         return [TextDelta(rest)] if rest else []
 
-    def _choices(self, choices: object, key: str) -> list[StreamEvent]:
-        if not isinstance(choices, list):
-            raise self._malformed(f"choices is {_kind(choices)}, not a list")
-        events: list[StreamEvent] = []
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise self._malformed(f"a choice is {_kind(choice)}, not an object")
-            if not choice.get("index"):  # the others are further answers, asked for by `n`
-                events += self._choice(choice, key)
-        return events
+    def _told_by_groq(self, groq: object, usage: object) -> object:
+        """The usage, which it may hold instead; an error in it is raised."""
+        if not isinstance(groq, dict):
+            return usage
+        if groq.get("error"):
+            raise self._told(groq)
+        return usage or groq.get("usage")
 
     def _told(self, payload: dict[str, Any]) -> ProviderError:
         return error_from_payload(payload, provider=self._provider, model=self._model, secrets=self._secrets)
 
-    def _choice(self, choice: dict[str, Any], key: str) -> list[StreamEvent]:
+    def _take_choice(self, choice: object, key: str, events: list[StreamEvent]) -> None:
+        if not isinstance(choice, dict):
+            raise self._malformed(f"a choice is {_kind(choice)}, not an object")
+        if choice.get("index"):
+            return  # a further answer, asked for by `n`
         if choice.get("error"):
             raise self._told(choice)
-        reason = choice.get("finish_reason")
-        message = choice.get(key, choice.get("message"))
         self._has_choice = True
-        if reason and reason != "null":  # servers that cannot leave it out say "" or "null" in every piece but the last
+        reason = choice.get("finish_reason")
+        if reason == "stop":
+            self._reason, self.done = "stop", True
+        elif reason and reason != "null":  # servers that cannot leave it out say "" or "null" in all but the last piece
             # First: what comes with content_filter is no continuation of the answer (Yandex sends a replacement).
             self._end(reason)
+        message = choice[key] if key in choice else choice.get("message")
         if message is None:
-            return []
+            return
         if not isinstance(message, dict):
             raise self._malformed(f"{key} is {_kind(message)}, not an object")
-        return self._message(message, whole=key == "message")
+        self._take_message(message, events, whole=key == "message")
 
     def _end(self, reason: object) -> None:
         word = str(reason).lower()[:64]
@@ -219,8 +248,7 @@ class Reply:
         self._reason = _REASONS.get(word, "stop")
         self.done = True
 
-    def _message(self, message: dict[str, Any], *, whole: bool) -> list[StreamEvent]:
-        events: list[StreamEvent] = []
+    def _take_message(self, message: dict[str, Any], events: list[StreamEvent], *, whole: bool) -> None:
         reasoning = message.get("reasoning_content") or message.get("reasoning")
         if reasoning and isinstance(reasoning, str):
             events += self._thought(reasoning)
@@ -228,7 +256,7 @@ class Reply:
         if content:
             if not isinstance(content, str):
                 events += self._parts(content)
-            elif content.isascii() and not self._halves.held:
+            elif self._halves is None and content.isascii():
                 events.append(TextDelta(content))
             else:
                 events += self._piece(content)
@@ -241,13 +269,16 @@ class Reply:
                 raise self._malformed(f"tool_calls is {_kind(calls)}, not a list")
             for position, call in enumerate(calls):
                 events += self._call(call, position if whole else None)
-        return events
 
     def _piece(self, text: str) -> list[StreamEvent]:
+        if self._halves is None:
+            self._halves = Halves()
         text = self._halves.join(text)
         return [TextDelta(text)] if text else []
 
     def _thought(self, text: str) -> list[StreamEvent]:
+        if self._thoughts is None:
+            self._thoughts = Halves()
         text = self._thoughts.join(text)
         return [ReasoningDelta(text)] if text else []
 
@@ -274,12 +305,14 @@ class Reply:
             raise self._malformed("the id or the name of a tool call is not a text")
         if not isinstance(arguments, str):
             arguments = "" if arguments is None else self._as_json(arguments)
+        if self._calls is None:
+            self._calls = _Calls()
         number, news = self._calls.place(call.get("index") if position is None else position, call_id, name)
-        self._check_calls(arguments)
+        self._check_calls(self._calls, arguments)
         return [ToolCallDelta(number, news, name or None, arguments)]
 
-    def _check_calls(self, arguments: str) -> None:
-        calls, limits = self._calls, self._limits
+    def _check_calls(self, calls: _Calls, arguments: str) -> None:
+        limits = self._limits
         calls.size += len(arguments)
         if calls.count > limits.tool_calls:
             raise self._malformed(f"the reply has more than {limits.tool_calls} tool calls")
@@ -294,9 +327,18 @@ class Reply:
 
     def _take_usage(self, told: dict[str, Any]) -> None:
         # The last one counts, wherever it stands; they are never added up.
-        self._usage = _usage(told)
+        self.usage = usage = Usage(_count(told.get("prompt_tokens")), _count(told.get("completion_tokens")))
+        cached = told.get("cached_tokens") or told.get("prompt_cache_hit_tokens")
+        details = told.get("prompt_tokens_details")
+        if details and isinstance(details, dict):
+            cached = details.get("cached_tokens") or cached
+        if cached:
+            usage.cached_tokens = _count(cached)
+        details = told.get("completion_tokens_details")
+        if details and isinstance(details, dict):
+            usage.reasoning_tokens = _count(details.get("reasoning_tokens"))
         cost = told.get("cost")
-        if isinstance(cost, int | float) and 0 <= cost < _MOST:
+        if cost is not None and isinstance(cost, int | float) and 0 <= cost < _MOST:
             self._cost = float(cost)
         self.complete = self.done
 
@@ -341,27 +383,15 @@ class _Calls:
         return number, call_id or None
 
 
-def _usage(told: Mapping[str, Any]) -> Usage:
-    prompt = told.get("prompt_tokens_details")
-    completion = told.get("completion_tokens_details")
-    cached = _count(prompt.get("cached_tokens")) if isinstance(prompt, dict) else 0
-    return Usage(
-        _count(told.get("prompt_tokens")),
-        _count(told.get("completion_tokens")),
-        cached or _count(told.get("cached_tokens")) or _count(told.get("prompt_cache_hit_tokens")),
-        _count(completion.get("reasoning_tokens")) if isinstance(completion, dict) else 0,
-    )
-
-
 def _text(part: object) -> str:
     text = part.get("text") if isinstance(part, dict) else part
     return text if isinstance(text, str) else ""
 
 
 def _count(value: object) -> int:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value if isinstance(value, int) and 0 <= value < _MOST else 0
+    if not isinstance(value, int):
+        value = int(value) if isinstance(value, float) and value.is_integer() else 0
+    return value if 0 <= value < _MOST else 0
 
 
 def _kind(value: object) -> str:

@@ -7,13 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]  # typeshed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.core.config import GenerationParams
 from orchestrator.core.errors import InvalidRequestError
 from orchestrator.core.types import ImagePart, Message, Part, Request, ResponseFormat, Tool, ToolCall, ToolChoice
 from orchestrator.providers._secret import SecretBytes
 from orchestrator.providers.catalog import Vendor
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import GenerationParams
 
 __all__ = ["encode_body", "encode_request"]
 
@@ -25,8 +27,16 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 
 def encode_request(request: Request, vendor: Vendor, base: Mapping[str, Any], *, stream: bool) -> dict[str, Any]:
     """The body as JSON values; ``base`` holds what the configuration says, and the request overrides it."""
-    body: dict[str, Any] = dict(base)
-    body["messages"] = [_message(message, vendor) for message in request.messages]
+    body = {**base, "messages": [_message(message, vendor) for message in request.messages], "stream": stream}
+    if request.needs:
+        _add_needs(body, request, vendor)
+    if stream and vendor.stream_options:
+        body.setdefault("stream_options", {"include_usage": True})
+    return body
+
+
+def _add_needs(body: dict[str, Any], request: Request, vendor: Vendor) -> None:
+    """What there is besides the conversation: without needs, nothing."""
     if request.prefill:
         _mark_prefill(body, vendor)
     if request.params is not None:
@@ -37,10 +47,6 @@ def encode_request(request: Request, vendor: Vendor, base: Mapping[str, Any], *,
         body["tool_choice"] = _tool_choice(request.tool_choice)
     if request.response_format is not None:
         body["response_format"] = _response_format(request.response_format)
-    body["stream"] = stream
-    if stream and vendor.stream_options:
-        body.setdefault("stream_options", {"include_usage": True})
-    return body
 
 
 def _mark_prefill(body: dict[str, Any], vendor: Vendor) -> None:

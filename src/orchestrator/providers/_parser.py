@@ -30,8 +30,8 @@ class Sink(Protocol):
 class Parser(Protocol):
     """Reads the responses of one connection, one after the other."""
 
-    def feed(self, data: bytes) -> None:
-        """What has come; :class:`~orchestrator.providers._engine.ProtocolError` when that is no HTTP."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """What has come, of which nothing is kept but copies; :class:`ProtocolError` when that is no HTTP."""
 
 
 class NewParser(Protocol):

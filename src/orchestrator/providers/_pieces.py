@@ -1,6 +1,6 @@
-"""The usual piece of a streamed answer, decoded by msgspec (extra ``fast``) in a third of the time that json takes.
+"""JSON decoded by msgspec (extra ``fast``) in a third of the time that json takes; of a usual piece only what matters.
 
-Usual is: one choice, some text, and nothing else that matters. Whatever is not, or is not quite JSON, is left to json.
+Usual is: one choice, some text, and nothing else that matters. Whatever is not quite JSON is left to json.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Piece", "usual_piece"]
+__all__ = ["Piece", "json_value", "usual_piece"]
 
 _Text = Annotated[str, Meta(min_length=1)]
 # What may stand where something that matters would.
@@ -44,12 +44,22 @@ class Piece(msgspec.Struct, gc=False):
     object: Literal["chat.completion.chunk", "chat.completion"] | None = None
 
 
-_decode = msgspec.json.Decoder(Piece).decode
+_decode = msgspec.json.Decoder().decode
+_decode_piece = msgspec.json.Decoder(Piece).decode
+_REFUSED = (msgspec.MsgspecError, RecursionError, UnicodeError)
+
+
+def json_value(data: str | bytes) -> Any:  # noqa: ANN401  # JSON
+    """What json makes of it too; None when msgspec refuses it (half a surrogate pair, NaN, a byte order mark …)."""
+    try:
+        return _decode(data)
+    except _REFUSED:
+        return None
 
 
 def usual_piece(data: str) -> Piece | None:
     """The event, when it is a usual piece."""
     try:
-        return _decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return _decode_piece(data)
+    except _REFUSED:
         return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import builtins
 import ssl
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
-from orchestrator.core.clock import now
 from orchestrator.providers._dial import Turns, dial
 from orchestrator.providers._engine import ConnectTimeout, ProtocolError
 from orchestrator.providers._exchange import Connection, Exchange, Origin
@@ -20,7 +19,7 @@ __all__ = ["DIALS", "KEEP_ALIVE", "MOST_IDLE", "Connections"]
 KEEP_ALIVE = 5.0  # seconds without use
 MOST_IDLE = 100
 
-DIALS = 16  # that begin in one turn of the event loop
+DIALS = 16  # that may begin in one turn of the event loop, or as many as it has connections to look after anyway
 
 
 class Connections:
@@ -30,10 +29,12 @@ class Connections:
         self.closed = False
         self.idle_count = 0
         self.in_use: set[Connection] = set()
+        self._loop = asyncio.get_running_loop()
         self._tls = tls
         self._new_parser = new_parser
-        self._turns = Turns(DIALS)
-        self._idle: dict[Origin, deque[Connection]] = {}  # the one that was used last is at the end
+        self._turns = Turns(lambda: max(DIALS, len(self.in_use)))
+        # By origin; the one that was used last is at the end.
+        self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
 
     async def exchange(
         self, origin: Origin, request: tuple[bytes, ...], *, connect: float | None, read: float | None
@@ -48,8 +49,7 @@ class Connections:
         try:
             if self.closed:
                 raise ProtocolError("the engine was closed")
-            connection.send(request, read)
-            status, headers = await connection.head()
+            status, headers = await connection.ask(request, read)
             exchange = Exchange(connection, status, headers, self._end)
         finally:
             if exchange is None:
@@ -62,7 +62,7 @@ class Connections:
         while idle:
             connection = idle.pop()
             self.idle_count -= 1
-            if connection.is_usable(now()):
+            if connection.is_usable(self._loop.time()):
                 return connection
             connection.abort()
         return None
@@ -74,11 +74,12 @@ class Connections:
         return self._take(origin) or await self._dial(origin, limit)
 
     async def _dial(self, origin: Origin, limit: float | None) -> Connection:
-        loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {"ssl": self._tls, "server_hostname": origin.host} if origin.secure else {}
         try:
             async with asyncio.timeout(limit):
-                return await dial(lambda: Connection(loop, origin, self._new_parser), origin.host, origin.port, **tls)
+                return await dial(
+                    lambda: Connection(self._loop, origin, self._new_parser), origin.host, origin.port, **tls
+                )
         except builtins.TimeoutError as exc:  # ours, or the kernel's
             raise ConnectTimeout(f"no connection within {limit} s" if limit else str(exc)) from exc
 
@@ -93,10 +94,8 @@ class Connections:
             self._drop(connection)
             return
         self.in_use.discard(connection)
-        at = now()
-        idle = self._idle.get(connection.origin)
-        if idle is None:
-            idle = self._idle[connection.origin] = deque()
+        at = self._loop.time()
+        idle = self._idle[connection.origin]
         while idle and (idle[0].expires <= at or self.idle_count >= MOST_IDLE):
             idle.popleft().abort()
             self.idle_count -= 1

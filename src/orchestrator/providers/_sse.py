@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from orchestrator.core.errors import MalformedResponseError
-from orchestrator.providers._limits import LIMITS
 
 __all__ = ["NDJSONDecoder", "SSEDecoder"]
 
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # numbers: to look for one costs an eighth of what it costs to look for bytes
 
 
 class _Lines:
     """Cuts bytes into lines at LF, CRLF or CR; looks at every byte once, however small the chunks are."""
 
-    __slots__ = ("_after_cr", "_limit", "_partial", "_start")
+    __slots__ = ("_after_cr", "_limit", "_partial", "at_start")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._partial = bytearray()
         self._after_cr = False
-        self._start = True
+        self.at_start = True  # of the stream, where a byte order mark may stand
+
+    @property
+    def is_between(self) -> bool:
+        """Whether the next byte begins a line."""
+        return not self._partial and not self._after_cr
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The lines that ``chunk`` completes, without their ends."""
         if self._after_cr and chunk:
             # The LF of a CRLF that was cut in two; the line itself was not held back to wait for it.
             self._after_cr = False
-            if chunk[0] == 10:
+            if chunk[0] == _LF:
                 chunk = chunk[1:]
-        if b"\r" in chunk:
-            self._after_cr = chunk[-1] == 13
+        if _CR in chunk:
+            self._after_cr = chunk[-1] == _CR
             chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         may_be_long = len(self._partial) + len(chunk) > self._limit
         lines = chunk.split(b"\n")
@@ -42,8 +47,8 @@ class _Lines:
         if may_be_long and max(len(self._partial), *map(len, lines), 0) > self._limit:
             self._partial.clear()  # the error is part of a cycle: a megabyte would wait for the garbage collector
             raise MalformedResponseError(f"a line of the stream is longer than {self._limit} bytes")
-        if self._start and lines:
-            self._start = False
+        if self.at_start and lines:
+            self.at_start = False
             lines[0] = lines[0].removeprefix(_BOM)
         return lines
 
@@ -60,21 +65,45 @@ class SSEDecoder:
     An event that no blank line ended is dropped, as the standard says: it may have been cut.
     """
 
-    __slots__ = ("_count", "_data", "_limit", "_lines", "_most", "_size")
+    __slots__ = ("_between", "_count", "_data", "_limit", "_lines", "_most", "_size")
 
-    def __init__(self, limit: int = LIMITS.line, events: int = LIMITS.events) -> None:
+    def __init__(self, limit: int = 1024 * 1024, events: int = 500_000) -> None:
         self._limit = limit
         self._most = events
         self._count = 0
         self._lines = _Lines(limit)
         self._data: list[bytes] = []
         self._size = 0
+        self._between = True  # nothing of an event has come yet
 
     def feed(self, chunk: bytes) -> list[str]:
         """The data of each event that ``chunk`` completes.
 
         :class:`MalformedResponseError` if one is too long, or one too many.
         """
+        events = self._at_once(chunk) if self._between else None
+        if events is None:
+            events = self._by_line(chunk)
+            self._between = not self._data and self._lines.is_between
+        self._count += len(events)
+        if self._count > self._most:
+            raise _too_many(self._most)
+        return events
+
+    def _at_once(self, chunk: bytes) -> list[str] | None:
+        """The events of a chunk that is nothing but whole events of one line, as most are; None of any other chunk."""
+        if not chunk.startswith(b"data: ") or not chunk.endswith(b"\n\n") or _CR in chunk or len(chunk) > self._limit:
+            return None
+        try:
+            events = chunk[6:-2].decode().split("\n\ndata: ")
+        except UnicodeDecodeError:
+            return None
+        if "\n" in "".join(events):
+            return None
+        self._lines.at_start = False
+        return events
+
+    def _by_line(self, chunk: bytes) -> list[str]:
         events: list[str] = []
         data = self._data
         for line in self._lines.feed(chunk):
@@ -86,9 +115,6 @@ class SSEDecoder:
                 data.append(line[6:])
             elif line[0] != 58:  # a comment
                 self._field(line)
-        self._count += len(events)
-        if self._count > self._most:
-            raise _too_many(self._most)
         return events
 
     def _field(self, line: bytes) -> None:
@@ -109,7 +135,7 @@ class NDJSONDecoder:
 
     __slots__ = ("_count", "_lines", "_most")
 
-    def __init__(self, limit: int = LIMITS.line, events: int = LIMITS.events) -> None:
+    def __init__(self, limit: int = 1024 * 1024, events: int = 500_000) -> None:
         self._lines = _Lines(limit)
         self._most = events
         self._count = 0

@@ -8,10 +8,10 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
+from orchestrator import core
 from orchestrator.core.accumulate import Accumulator
 from orchestrator.core.backoff import backoff_delay, retries_allowed
 from orchestrator.core.clock import new_random
-from orchestrator.core.config import GenerationParams, ProviderConfig, RetryPolicy
 from orchestrator.core.errors import (
     AuthenticationError,
     InvalidRequestError,
@@ -19,6 +19,7 @@ from orchestrator.core.errors import (
     RateLimitError,
     TimeoutError,
 )
+from orchestrator.core.lazy import lazy
 from orchestrator.core.limits import RateLimits
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
 from orchestrator.providers._errors import wrap_foreign
@@ -26,6 +27,12 @@ from orchestrator.providers._rate_limits import rate_limits
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+    from orchestrator.core.config import GenerationParams, ProviderConfig
+else:
+    __getattr__, __dir__ = lazy(__name__, dict.fromkeys(
+        ("GenerationParams", "ProviderConfig"), "orchestrator.core.config"
+    ))
 
 __all__ = [
     "CONVERSATION",
@@ -74,7 +81,7 @@ class BaseProvider:
             raise TypeError(
                 f"{cls.__name__} must implement one of generate, generate_stream, complete or open_stream"
             )
-        if not isinstance(config, ProviderConfig):
+        if not isinstance(config, core.config.ProviderConfig):
             raise TypeError(f"config is {type(config).__name__}; expected ProviderConfig(name=..., ...)")
         self.config = config
         self.logger = logging.getLogger(f"orchestrator.providers.{config.name}")
@@ -187,7 +194,7 @@ class BaseProvider:
             return await func()
         from tenacity import AsyncRetrying
 
-        policy = RetryPolicy()
+        policy = core.config.RetryPolicy()
         if self.config.max_retries is not None:
             policy = policy.model_copy(update={"max_retries": self.config.max_retries})
         random = new_random()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from orchestrator import core
 from orchestrator.core.errors import MalformedResponseError
 from orchestrator.core.types import Completion, Finished, Request, StreamEvent, TextDelta
-from orchestrator.providers.base import CONVERSATION, PARAMS, BaseProvider, ProviderConfig
+from orchestrator.providers.base import CONVERSATION, PARAMS, BaseProvider
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import ProviderConfig
 
 __all__ = ["FunctionProvider", "Takes"]
 
@@ -34,7 +38,7 @@ class FunctionProvider(BaseProvider):
         takes: Takes = "prompt",
         supports: frozenset[str] | None = None,
     ) -> None:
-        super().__init__(ProviderConfig(name=config) if isinstance(config, str) else config)
+        super().__init__(core.config.ProviderConfig(name=config) if isinstance(config, str) else config)
         if takes not in get_args(Takes):
             raise ValueError(f"takes is {takes!r}; one of: {', '.join(map(repr, get_args(Takes)))}")
         self._func: Callable[..., Any] = func

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 from uuid import UUID
 
-import httpx
-
+from orchestrator import core
 from orchestrator.core.clock import Random, new_random
-from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import (
     AuthenticationError,
     InvalidRequestError,
     MalformedResponseError,
     ModelNotFoundError,
 )
-from orchestrator.core.types import DEFAULT_TIMEOUTS, Completion, Request
+from orchestrator.core.types import Completion, Request
 from orchestrator.providers import _gigachat_wire as wire
 from orchestrator.providers._address import address_of, secrets_of, warn_if_open
 from orchestrator.providers._conversation import Source
 from orchestrator.providers._errors import error_from_response
-from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._native import Decoder, NativeProvider
 from orchestrator.providers._oauth import Token, TokenHolder, lifetime_until
 from orchestrator.providers._secret import SecretHeaders
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig, WireLimits
 
 __all__ = ["GigaChatProvider"]
 
@@ -50,7 +52,7 @@ class GigaChatProvider(NativeProvider):
 
     def __init__(
         self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None, random: Random | None = None,
-        limits: WireLimits = LIMITS,
+        limits: WireLimits | None = None,
     ) -> None:
         self._random = random or new_random()
         super().__init__(config, http_client=http_client, limits=limits)
@@ -100,7 +102,7 @@ class GigaChatProvider(NativeProvider):
             "POST", self._auth_url,
             headers=self._auth_headers | {"rquid": str(UUID(int=self._random.getrandbits(128), version=4))},
             body=urlencode({"scope": config.scope or SCOPE}).encode(),
-            connect=DEFAULT_TIMEOUTS.connect,
+            connect=core.config.DEFAULT_TIMEOUTS.connect,
         )
         if not 200 <= response.status < 300:
             error = error_from_response(

@@ -7,7 +7,7 @@ from asyncio import Future, get_running_loop, sleep
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from orchestrator.core.errors import ConnectionFailedError, OrchestratorError
 from orchestrator.core.types import (
@@ -25,10 +25,12 @@ from orchestrator.providers.base import (
     AuthenticationError,
     BaseProvider,
     InvalidRequestError,
-    ProviderConfig,
     RateLimitError,
     TimeoutError,
 )
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import ProviderConfig
 
 __all__ = ["MODES", "Answer", "BrokenStream", "Fail", "Hang", "MockProvider", "Step"]
 

@@ -7,21 +7,18 @@ import builtins
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing, suppress
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urljoin
 
-import httpx
-
+from orchestrator import core
 from orchestrator.core.accumulate import check_completion
 from orchestrator.core.clock import now
-from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import InvalidRequestError, OrchestratorError, ProviderError
 from orchestrator.core.types import Completion, Request, StreamEvent
 from orchestrator.providers._address import address_of, secrets_of, warn_if_open
-from orchestrator.providers._batches import Batch, batches_of, in_batches
+from orchestrator.providers._batches import Batch, in_batches
 from orchestrator.providers._errors import error_from_response, request_id
 from orchestrator.providers._http import HttpClient, WireStream, parse_json
-from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._openai_reply import Reply
 from orchestrator.providers._openai_wire import encode_body, encode_request
 from orchestrator.providers._secret import SecretHeaders
@@ -29,6 +26,11 @@ from orchestrator.providers._sse import SSEDecoder
 from orchestrator.providers._usage import carry_usage
 from orchestrator.providers.base import EVERYTHING, BaseProvider
 from orchestrator.providers.catalog import Vendor, find_vendor
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig, WireLimits
 
 __all__ = ["OpenAICompatibleProvider"]
 
@@ -54,11 +56,11 @@ class OpenAICompatibleProvider(BaseProvider):
 
     def __init__(
         self, config: ProviderConfig, *, http_client: httpx.AsyncClient | None = None,
-        vendor: Vendor | str | None = None, limits: WireLimits = LIMITS,
+        vendor: Vendor | str | None = None, limits: WireLimits | None = None,
     ) -> None:
         super().__init__(config)
         self._asked_vendor = vendor
-        self._limits = limits
+        self._limits = limits = core.config.DEFAULT_WIRE_LIMITS if limits is None else limits
         self._client = http_client
         self._http = HttpClient(config, http_client=http_client, limits=limits)
         self._configure()
@@ -107,7 +109,12 @@ class OpenAICompatibleProvider(BaseProvider):
 
     async def complete(self, request: Request) -> Completion:
         """The whole answer."""
-        return await self._retry_with_backoff(partial(self._complete, request))
+        if self.routed:  # the router tries again, and judges the answer, itself
+            return await self._complete(request)
+        return await self._retry_with_backoff(partial(self._checked, request))
+
+    async def _checked(self, request: Request) -> Completion:
+        return check_completion(await self._complete(request), self.name)
 
     async def _complete(self, request: Request) -> Completion:
         response = await self._http.send(
@@ -117,17 +124,13 @@ class OpenAICompatibleProvider(BaseProvider):
         self._report_rate_limits(response.headers)
         if not _is_success(response.status):
             raise self._refusal(response.status, response.headers, response.body)
+        reply = self._reply(response.headers)
         try:
-            answer = self._answer(response.headers, response.body)
+            if response.body.lstrip(_BLANKS).startswith(b"data:"):  # it streams although nobody asked for it
+                return reply.streamed(response.body)
+            return reply.completion(self._payload(response.headers, response.body))
         except ProviderError as error:
             raise error.with_traceback(None) from None  # the frames below hold the body, which may repeat a key
-        return check_completion(answer, self.name)
-
-    def _answer(self, headers: Mapping[str, str], body: bytes) -> Completion:
-        reply = self._reply(headers)
-        if body.lstrip(_BLANKS).startswith(b"data:"):  # it streams although nobody asked for it
-            return reply.streamed(body)
-        return reply.completion(self._payload(headers, body))
 
     @in_batches
     async def open_stream(self, request: Request) -> AsyncGenerator[Batch, None]:
@@ -145,7 +148,7 @@ class OpenAICompatibleProvider(BaseProvider):
                     yield reply.events(self._payload(stream.headers, await stream.read_on(chunk, chunks)))
                     return
                 while chunk is not None:
-                    for batch in batches_of(reply.feed(frames.feed(chunk))):
+                    for batch in reply.batches(frames.feed(chunk)):
                         yield batch
                     chunk = None if reply.done else await anext(chunks, None)
                 batch = await _tail(chunks, frames, reply)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import httpx
-
-from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import AuthenticationError
 from orchestrator.core.types import Completion, Request
 from orchestrator.providers import _yandex_wire as wire
 from orchestrator.providers._address import address_of, secrets_of, warn_if_open
 from orchestrator.providers._conversation import Source
-from orchestrator.providers._limits import LIMITS, WireLimits
 from orchestrator.providers._native import Decoder, NativeProvider
 from orchestrator.providers._oauth import Token, TokenHolder
 from orchestrator.providers._secret import Secret, SecretHeaders
+
+if TYPE_CHECKING:
+    import httpx
+
+    from orchestrator.core.config import ProviderConfig, WireLimits
 
 __all__ = ["YandexGPTProvider"]
 
@@ -43,7 +44,7 @@ class YandexGPTProvider(NativeProvider):
         *,
         http_client: httpx.AsyncClient | None = None,
         iam_token: Callable[[], Awaitable[str]] | None = None,
-        limits: WireLimits = LIMITS,
+        limits: WireLimits | None = None,
     ) -> None:
         self._iam_token = iam_token
         super().__init__(config, http_client=http_client, limits=limits)

@@ -20,8 +20,10 @@ At capacities 1, 3 and 40 it refuses 6.3, 2.8 and 0.2 % (Netflix: 88, 79 and 43 
 from __future__ import annotations
 
 from math import inf
+from typing import TYPE_CHECKING
 
-from orchestrator.core.config import LimitPolicy
+if TYPE_CHECKING:
+    from orchestrator.core.config import LimitPolicy
 
 __all__ = ["HIGHEST", "AdaptiveLimit"]
 

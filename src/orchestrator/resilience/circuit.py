@@ -31,6 +31,7 @@ from orchestrator.resilience.window import Window
 
 __all__ = ["Circuit", "quietly"]
 
+_SUCCESS = Verdict.SUCCESS  # of the enum it costs as much as a call, each time
 LEAST_SHARE = 0.1  # of its traffic a provider gets as soon as it is back (Envoy's slow start)
 
 P = ParamSpec("P")
@@ -75,7 +76,7 @@ class Circuit(ABC):
 
     # ------------------------------------------------------------------ one call
 
-    def acquire(self, at: float | None = None, *, last_resort: bool = False) -> Permit:
+    def acquire(self, at: float | None = None, last_resort: bool = False) -> Permit:  # noqa: FBT001, FBT002
         """A permit for one call now; :class:`CircuitOpenError` when none is given.
 
         ``at``: the clock's time, if just read. ``last_resort``: also while open, where ``last_resort_wait`` is over.
@@ -84,9 +85,9 @@ class Circuit(ABC):
             return Permit(self._generation, self._clock() if at is None else at)
         return self._acquire_slowly(last_resort=last_resort)
 
-    def release(
-        self, permit: Permit, verdict: Verdict, *, retry_after: float | None = None, duration: float | None = None,
-        at: float | None = None,
+    def release(  # by name its arguments would cost as much as all that is done with them
+        self, permit: Permit, verdict: Verdict, at: float | None = None, duration: float | None = None,
+        retry_after: float | None = None,
     ) -> None:
         """Give a permit back with what became of its call; a second time does nothing. Never raises.
 
@@ -98,7 +99,7 @@ class Circuit(ABC):
         permit.released = True
         if at is None:
             at = self._clock()
-        if self._steady and verdict is Verdict.SUCCESS and permit.generation == self._generation:
+        if self._steady and verdict is _SUCCESS and permit.generation == self._generation:
             self._window.add(at)
             if self._failures_in_row:
                 self._count_in_row(0)
@@ -158,8 +159,7 @@ class Circuit(ABC):
         """Share of its traffic the provider should get: 1, but while ramping ``max(0.1, elapsed / ramp)``."""
         if self.phase != "ramp":
             return 1.0
-        left = self._until - self._clock()
-        return max(LEAST_SHARE, 1.0 - left / self.policy.ramp)
+        return max(LEAST_SHARE, 1.0 - (self._until - self._clock()) / self.policy.ramp)
 
     @property
     def counts(self) -> Counts:
@@ -308,21 +308,21 @@ class Circuit(ABC):
         elif failed and self._phase == "half-open":
             reason = "probe failed"  # a stream that had opened well
         else:
-            reason = self._pattern(failed=failed, slow=slow)
+            reason = self._pattern(failed=failed, slow=slow) if failed or slow else None
         if reason is not None:
             self._trip(reason, at, retry_after, refused=verdict is Verdict.CREDENTIALS)
 
     def _pattern(self, *, failed: bool, slow: bool) -> str | None:
         """What the call just counted completes; a ratio is looked at only when it has got worse."""
-        policy, window = self.policy, self._window
+        policy, window, calls = self.policy, self._window, self._window.calls
         if failed and self._failures_in_row >= policy.consecutive_failures:
             return f"{self._failures_in_row} failures in a row"
-        if window.calls < policy.min_calls:
+        if calls < policy.min_calls:
             return None
-        if failed and window.failures / window.calls >= policy.failure_ratio:
-            return f"failure ratio {window.failures / window.calls:.2f} of {window.calls} calls"
-        if slow and window.slow / window.calls >= policy.slow_ratio:
-            return f"slow calls, {window.slow} of {window.calls}"
+        if failed and (ratio := window.failures / calls) >= policy.failure_ratio:
+            return f"failure ratio {ratio:.2f} of {calls} calls"
+        if slow and window.slow / calls >= policy.slow_ratio:
+            return f"slow calls, {window.slow} of {calls}"
         return None
 
     def _is_slow(self, duration: float) -> bool:

@@ -18,38 +18,42 @@ CLEAN_UP = 2.0  # seconds a cancelled task gets to clean up before it is cancell
 
 
 class Guard:
-    """A limit on what a task awaits now; without a task, ``lapse`` is called when the limit passes."""
+    """A limit on what a task awaits now; without a task, ``lapse`` is called when the limit passes.
 
-    __slots__ = ("_before", "_cancels", "expired", "lapse", "task", "when")
+    ``limit``, of the loop time, tells when that is, for who would have to ``move`` it all the time: then ``when`` need
+    only be when it is asked at the latest.
+    """
+
+    __slots__ = ("_before", "expired", "lapse", "limit", "task", "when")
 
     def __init__(self, when: float, task: Task[Any] | None) -> None:
         self.when = when
         self.lapse: Callable[[], None] | None = None
-        self.take(task)
+        self.limit: Callable[[float], float] | None = None
+        self.expired = 0  # how often its limit has passed, as it does every two seconds then
+        self.task = task
+        self._before = 0 if task is None else task.cancelling()
 
     def take(self, task: Task[Any] | None) -> None:
         """Guard another task from now on (a stream may be read by several, one after the other)."""
-        self.expired = False
         self.task = task
-        self._cancels = 0
-        self._before = task.cancelling() if task is not None else 0
+        self._before = 0 if task is None else task.cancelling()
 
     def expire(self) -> None:
         """The limit has passed."""
-        self.expired = True
+        self.expired += 1
         if self.task is not None:
-            self._cancels += 1
             self.task.cancel()
         elif self.lapse is not None:
             self.lapse()
 
     def settle(self) -> bool:
-        """After the guarded await ended: whether the sweep, and nobody else, cancelled it."""
+        """After the guarded await ended: whether the sweep, and nobody else, cancelled it. It begins anew then."""
         if not self.expired or self.task is None:
             return False
-        for _ in range(self._cancels):
+        for _ in range(self.expired):
             self.task.uncancel()
-        self._cancels = 0
+        self.expired = 0
         # The rule of asyncio.timeout: a cancellation from outside that came too must go on.
         return self.task.cancelling() <= self._before
 
@@ -77,7 +81,7 @@ class Watch:
 
     def arm(self, when: float) -> Guard:
         """Cancel the current task at loop time ``when`` unless disarmed before."""
-        guard = Guard(when, current_task())
+        guard = Guard(when, current_task(self._loop))  # without the loop it looks for the one that runs
         self._guards[guard] = None
         if when < self._next:
             self._schedule(when)
@@ -102,7 +106,11 @@ class Watch:
 
     def _sweep(self) -> None:
         now = self._loop.time() + EPSILON
-        late = [guard for guard in self._guards if guard.when <= now]
+        due = [guard for guard in self._guards if guard.when <= now]
+        for guard in due:
+            if guard.limit is not None:
+                guard.when = guard.limit(now)
+        late = [guard for guard in due if guard.when <= now]
         for guard in late:
             if guard.task is None:
                 del self._guards[guard]

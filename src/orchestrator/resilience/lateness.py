@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from orchestrator.core.config import HedgePolicy
+from typing import TYPE_CHECKING
+
 from orchestrator.core.stats import ROUNDING, LatencyHistogram
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import HedgePolicy
 
 __all__ = ["Lateness"]
 

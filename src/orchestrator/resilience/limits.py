@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
+from typing import TYPE_CHECKING
 
-from orchestrator.core.config import LimitPolicy, ProviderConfig
 from orchestrator.core.errors import (
     AuthenticationError,
     ContentFilteredError,
@@ -22,6 +22,9 @@ from orchestrator.core.errors import (
 from orchestrator.core.limits import RateLimits
 from orchestrator.resilience.adaptive import AdaptiveLimit
 from orchestrator.resilience.quota import LearntQuota
+
+if TYPE_CHECKING:
+    from orchestrator.core.config import LimitPolicy, ProviderConfig
 
 __all__ = ["Lease", "Limits"]
 
@@ -125,17 +128,20 @@ class Limits:
 
     def wait_time(self, at: float, tokens: int = 0) -> float:
         """Seconds until a lease for ``tokens`` (0: unknown) may be had; ``inf`` when it depends on a call under way."""
-        if self.full:
+        concurrency = self._concurrency if self._adaptive is None else self._adaptive.limit  # `full`, without its call
+        if concurrency is not None and self._in_use + 1 > concurrency:
             return inf
-        wait = 0.0
+        wait, tokens = 0.0, tokens or 1
         if self._rpm is not None:
             wait = self._until_callable(at, self._rpm)
         if self._tpm is not None:
-            wait = max(wait, self._until_affordable(at, self._tpm - max(tokens, 1)))
-        if self._learnt_requests is not None:
-            wait = max(wait, self._learnt_requests.wait_time(at, 1))
-        if self._learnt_tokens is not None:
-            wait = max(wait, self._learnt_tokens.wait_time(at, max(tokens, 1)))
+            wait = max(wait, self._until_affordable(at, self._tpm - tokens))
+        learnt = self._learnt_requests
+        if learnt is not None and learnt.left < 1:
+            wait = max(wait, learnt.wait_time(at, 1))
+        learnt = self._learnt_tokens
+        if learnt is not None and learnt.left < tokens:
+            wait = max(wait, learnt.wait_time(at, tokens))
         return wait
 
     def room(self, at: float) -> float:

@@ -19,38 +19,42 @@ class LearntQuota:
     A report says how much was left when the provider wrote it, with some of the calls under way counted and some not.
     So the truth lies between what it says and that less ``under_way``. What was counted here is the better guess, as
     long as it lies within: a report that comes out of turn cannot hand out the same quota twice, and one that was
-    wrong is healed by the next.
+    wrong is healed by the next. Whoever needs no more than is ``left``, without what came back since, need not wait.
     """
 
-    __slots__ = ("_at", "_left", "_most", "_rate", "_until", "_whole")
+    __slots__ = ("_at", "_most", "_rate", "_until", "_whole", "left")
 
     def __init__(self) -> None:
         self._until = -inf  # until then what the last report set is true:
         self._at: float
-        self._left: float  # at `_at`
+        self.left: float  # at `_at`
         self._most: float  # as reported, less only what was taken since
         self._rate: float  # per second
         self._whole: int | None
 
     def report(self, quota: Quota, at: float, under_way: int) -> None:
         """Take a report; calls or tokens ``under_way`` may not be counted in it yet."""
-        remaining = min(max(quota.remaining, 0), _ENOUGH)
-        left = float(remaining)
+        remaining, reset, whole = quota.remaining, quota.reset, quota.limit
+        if not 0 <= remaining <= _ENOUGH:
+            remaining = 0 if remaining < 0 else _ENOUGH
+        left: float = remaining
         if at < self._until:
             left = min(max(self._now(at), left - under_way), left)
-        reset = quota.reset if quota.reset is not None and quota.reset >= 0 else UNTOLD
-        self._whole = None if quota.limit is None else min(max(quota.limit, 1), _ENOUGH)
+        if reset is None or not reset >= 0:
+            reset = UNTOLD
+        if whole is not None and not 1 <= whole <= _ENOUGH:
+            whole = 1 if whole < 1 else _ENOUGH
         self._rate = 0.0
-        if quota.refills and self._whole is not None and self._whole > remaining and reset > 0:
-            self._rate = (self._whole - remaining) / reset
-        self._at, self._left, self._most = at, left, float(remaining)
+        if quota.refills and whole is not None and whole > remaining and reset > 0:
+            self._rate = (whole - remaining) / reset
+        self._at, self.left, self._most, self._whole = at, left, remaining, whole
         self._until = at + min(reset, LONGEST)
 
     def wait_time(self, at: float, need: int) -> float:
         """Seconds until ``need`` is there, at most until the reset; more than the whole limit is never waited for."""
         if at >= self._until:
             return 0.0
-        short = (need if self._whole is None else min(need, self._whole)) - self._left
+        short = (need if self._whole is None else min(need, self._whole)) - self.left
         if short <= 0:
             return 0.0
         there_at = self._at + short / self._rate if self._rate else inf
@@ -62,7 +66,7 @@ class LearntQuota:
 
     def take(self, amount: int) -> None:
         """A call takes so much."""
-        self._left -= amount
+        self.left -= amount
         self._most -= amount
 
     def give_back(self, amount: int, begun: float) -> None:
@@ -72,7 +76,7 @@ class LearntQuota:
         """
         if begun > self._at:
             self._most += amount
-        self._left = min(self._left + amount, self._most)
+        self.left = min(self.left + amount, self._most)
 
     def told(self, at: float) -> Quota | None:
         """What is left now, None when nothing is known."""
@@ -81,4 +85,4 @@ class LearntQuota:
         return Quota(max(int(self._now(at)), 0), self._whole, self._until - at, self._rate > 0)
 
     def _now(self, at: float) -> float:
-        return self._left + self._rate * (at - self._at)
+        return self.left + self._rate * (at - self._at)

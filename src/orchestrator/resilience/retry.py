@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.core.backoff import backoff_delay, retries_allowed
 from orchestrator.core.clock import Random
-from orchestrator.core.config import RetryPolicy
 from orchestrator.core.errors import OrchestratorError, Retry
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
+
+    from orchestrator.core.config import RetryPolicy
 
 __all__ = ["RetryInPlace"]
 

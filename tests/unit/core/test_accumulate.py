@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from orchestrator.core.types import (
     Completion,
     Finished,
     ReasoningDelta,
+    Restarted,
     TextDelta,
     ToolCall,
     ToolCallDelta,
@@ -183,6 +186,73 @@ def test_nothing_is_lost_and_nothing_is_mixed(events):
     ]
 
 
+odd_text = st.sampled_from(["a", "", "ж\n", "😀", "\ud83d", "\ude00", "x" * 30, None, b"x", 5])
+texts = st.builds(TextDelta, st.sampled_from(["a", "bc", "ж\n", "😀"]))
+batches = st.lists(st.lists(texts, min_size=1, max_size=6) | st.lists(
+    texts | st.builds(TextDelta, odd_text) | st.builds(ReasoningDelta, st.just("r"))
+    | st.sampled_from([END, Restarted("p", "", MalformedResponseError("cut")), ToolCallDelta(0), None]),
+    min_size=1, max_size=6,
+), max_size=6)
+
+
+def taken(answer, batch):
+    """The texts of those events of a batch that were taken, one by one; and what was refused."""
+    pieces = []
+    try:
+        for event in batch:
+            answer.add(event)
+            pieces.append(getattr(event, "text", None))
+    except MalformedResponseError as error:
+        return pieces, str(error)
+    return pieces, None
+
+
+@settings(max_examples=300, deadline=None)
+@given(batches, st.sampled_from([40, 120, 10**6]))
+def test_texts_taken_at_once_are_those_taken_one_by_one(batches, most):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accumulate, "MAX_TEXT", most)
+        one, other = Accumulator(), Accumulator()
+        for batch in batches:
+            pieces, error = taken(one, deepcopy(batch))
+            batch = deepcopy(batch)
+            if other.add_texts(batch):
+                assert ([event.text for event in batch], None) == (pieces, error)
+            else:
+                assert taken(other, batch) == (pieces, error)
+            assert (one.text, one._room, one.finished) == (other.text, other._room, other.finished)
+            if error:
+                return
+
+
+@pytest.mark.parametrize("events", [
+    [TextDelta("a")] * 3, [TextDelta("a"), TextDelta("ж\n"), TextDelta("😀")], [TextDelta("a" * n) for n in (26, 26, 0)]
+])
+def test_usual_texts_are_taken_at_once(events, monkeypatch):
+    monkeypatch.setattr(accumulate, "MAX_TEXT", 100)
+    assert Accumulator().add_texts(events)
+
+
+@pytest.mark.parametrize("odd", [
+    ReasoningDelta("a"), END, ToolCallDelta(0), TextDelta("\ud83d"), TextDelta(None), TextDelta("a" * 51), None,
+])
+def test_of_a_batch_with_anything_else_in_it_none_is_taken_at_once(odd, monkeypatch):
+    monkeypatch.setattr(accumulate, "MAX_TEXT", 100)
+    answer = Accumulator()
+    assert not answer.add_texts([TextDelta("a"), TextDelta("b"), odd])
+    assert (answer.text, answer._room) == ("", 100)
+
+
+def test_a_short_batch_is_quicker_one_by_one():
+    assert not Accumulator().add_texts([TextDelta("a")] * 2)
+
+
+def test_after_half_a_pair_each_text_is_looked_at():
+    answer = collect(TextDelta("a\ud83d"))
+    assert not answer.add_texts([TextDelta("b")] * 3)
+    assert pieces_of("a\ud83d", "b") == ["a", "\ufffdb"]
+
+
 # Is it an answer?
 
 
@@ -197,6 +267,26 @@ def test_nothing_is_lost_and_nothing_is_mixed(events):
 )
 def test_an_answer_passes_as_it_is(completion):
     assert check_completion(completion, "a") is completion
+
+
+COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize("value", [0, 1, True, 2**53 - 1])
+def test_a_usage_of_whole_numbers_passes(field, value):
+    answer = Completion("Hi", usage=Usage(3, 5, 2, 1))
+    setattr(answer.usage, field, value)
+    assert check_completion(answer, "a") is answer
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize("value", [-1, -(2**70), 2**53, 2**70, 1.0, "1", None, {1}])
+def test_a_usage_of_anything_else_is_refused(field, value):
+    answer = Completion("Hi", usage=Usage(3, 5, 2, 1))
+    setattr(answer.usage, field, value)
+    with pytest.raises(MalformedResponseError, match="no Usage of whole numbers"):
+        check_completion(answer, "a")
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", "tool_calls"])

@@ -13,6 +13,8 @@ from orchestrator import ConnectionFailedError, Router
 from orchestrator.core.clock import new_random
 from orchestrator.providers import _connections, _dial, _pool, _reuse
 from orchestrator.providers._connections import give_pool, has_own_pool, watch_connections
+from orchestrator.providers._exchange import Origin
+from orchestrator.providers._h11 import H11Parser
 from orchestrator.testing import SimulatedProvider, faults
 from wire import EACH_ENGINE, idle, in_use
 
@@ -183,7 +185,7 @@ async def test_where_httpcore_is_made_otherwise_its_own_pool_stays(monkeypatch):
 
 
 async def test_those_that_begin_at_once_are_spread_over_turns_of_the_loop_and_a_cancelled_one_is_passed_over():
-    turns, begun = _dial.Turns(2), []
+    turns, begun = _dial.Turns(lambda: 2), []
 
     async def begin(name):
         await turns.take()
@@ -198,6 +200,31 @@ async def test_those_that_begin_at_once_are_spread_over_turns_of_the_loop_and_a_
     assert begun == ["a", "b", "d", "e"]
     await asyncio.gather(*tasks, return_exceptions=True)
     assert begun == ["a", "b", "d", "e", "f", "g"]
+
+
+async def test_as_many_dial_in_one_turn_of_the_loop_as_there_are_connections_in_use(monkeypatch):
+    dialled = []
+
+    async def dial(*_args, **_tls):
+        dialled.append(len(connections.in_use))
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(_reuse, "dial", dial)
+    monkeypatch.setattr(_reuse, "DIALS", 2)
+    connections = _reuse.Connections(None, H11Parser)
+    origin = Origin(secure=False, host="a.example", port=80)
+    tasks = [
+        asyncio.create_task(connections.exchange(origin, (b"",), connect=None, read=None)) for _ in range(9)
+    ]
+    await asyncio.sleep(0)
+    assert dialled == [0, 0]
+    connections.in_use.update(object() for _ in range(5))
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert dialled == [0, 0] + [5] * 5
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @real_time

@@ -17,7 +17,7 @@ import respx
 from fake_http import FakeHttp
 from orchestrator.core.config import ProviderConfig
 from orchestrator.core.errors import ConnectionFailedError, MalformedResponseError, ProviderError, TimeoutError
-from orchestrator.providers import OpenAICompatibleProvider, _dial, _http
+from orchestrator.providers import OpenAICompatibleProvider, _dial, _exchange, _http
 from orchestrator.providers._engine import Headers
 from orchestrator.providers._http import HttpClient
 from wire import EACH_ENGINE, FAST, connections
@@ -553,6 +553,94 @@ async def test_with_the_httpx_engine_a_patched_transport_goes_on_working(monkeyp
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     async with client("httpx") as http:
         assert await get(http, "https://api.example/x") == b"/x"
+
+
+# --- one buffer for all connections of a loop -----------------------------------------------------------------------
+
+LONG = b"".join(b"%07d," % number for number in range(75_000))  # 600 kB, in which no two places are the same
+WAYS = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+@pytest.fixture(params=[True, False], ids=["small", "usual"])
+def buffer(request, monkeypatch):
+    """The buffer of the test's own loop, which is also tried with one that most of what comes does not fit into."""
+    if request.param:
+        monkeypatch.setattr(_exchange, "_AT_ONCE", 20_000)
+
+
+def chunked(body, size):
+    parts = [body[at:at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (*parts, b""))
+
+
+@real_time
+@WAYS
+@EACH_ENGINE
+@pytest.mark.usefixtures("buffer")
+@pytest.mark.parametrize("answer", [
+    b"HTTP/1.1 200 OK\r\ncontent-length: 600000\r\n\r\n" + LONG,
+    b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunked(LONG, 50_001),
+], ids=["length", "chunked"])
+async def test_a_body_larger_than_the_buffer_comes_whole(engine, certificate, tls, answer):
+    context, bundle = certificate
+    serving = server(answer, answer, tls=context if tls else None)
+    async with serving as (url, connections), client(engine, ca_bundle=bundle) as http:
+        assert [await get(http, url) == LONG for _ in range(2)] == [True, True]
+        assert len(connections) == 1
+
+
+@real_time
+@WAYS
+@EACH_ENGINE
+async def test_answers_that_come_byte_by_byte_at_the_same_time_do_not_mix(engine, certificate, tls):
+    context, bundle = certificate
+    begun = asyncio.Barrier(20)
+
+    async def serve(reader, writer):
+        name = (await reader.readuntil(b"\r\n\r\n")).split()[1].removeprefix(b"/v1/")
+        await begun.wait()
+        for byte in b"HTTP/1.1 200 OK\r\nx-%b: %b\r\ncontent-length: 20\r\n\r\n%b" % (name, name, name * 10):
+            writer.write(bytes((byte,)))
+            await asyncio.sleep(0)
+        await reader.read()
+
+    async with listening(serve, context if tls else None) as (url, _), client(engine, ca_bundle=bundle) as http:
+        names = [str(number) for number in range(10, 30)]
+        responses = await asyncio.gather(*(http.send("GET", f"{url}/{name}", headers={}) for name in names))
+        [those] = connections(http)
+        assert len({id(connection._buffer) for connection in those.idle}) == 1
+        those.idle[0]._buffer[:] = bytes(len(those.idle[0]._buffer))  # nothing of an answer is still in it
+        for name, response in zip(names, responses, strict=True):
+            assert (response.headers[f"x-{name}"], response.body) == (name, name.encode() * 10)
+
+
+@real_time
+@WAYS
+@EACH_ENGINE
+@pytest.mark.usefixtures("buffer")
+@pytest.mark.parametrize("size", [300_000, 450_000, 600_000])
+async def test_what_waited_for_a_slow_reader_is_not_lost_when_the_server_closes(engine, certificate, tls, size):
+    context, bundle = certificate
+    taken = b""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+
+        def serve():  # closes without the farewell of TLS, as many do; asyncio's server would wait for an answer to it
+            connection = listener.accept()[0]
+            with context.wrap_socket(connection, server_side=True) if tls else connection as connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + LONG[:size])
+
+        served = asyncio.get_running_loop().run_in_executor(None, serve)
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        async with client(engine, ca_bundle=bundle) as http, http.stream("GET", url, headers={}) as stream:
+            await served
+            for _ in range(20):  # the client sees the end, as far as it has not stopped reading before
+                await asyncio.sleep(0)
+            async for chunk in stream.chunks():
+                taken += chunk
+                await asyncio.sleep(0)
+    assert taken == LONG[:size]
 
 
 # --- headers of a response ------------------------------------------------------------------------------------------

@@ -459,6 +459,14 @@ class TestErrors:
         with pytest.raises(ServerError):
             await provider(server, max_retries=2, routed=True).generate("Hi")
 
+    async def test_alone_it_judges_its_answer_and_driven_by_a_router_it_leaves_that_to_it(self):
+        empty = httpx.Response(200, json={"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]})
+        server = GigaServer()
+        server.chat = [empty, empty]
+        with pytest.raises(MalformedResponseError, match="empty answer"):
+            await provider(server).generate("Hi")
+        assert await provider(server, routed=True).generate("Hi") == ""
+
     async def test_alone_its_timeout_caps_a_plain_answer(self):
         server = GigaServer()
         giga = provider(server, timeout=5.0)

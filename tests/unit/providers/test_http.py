@@ -7,6 +7,7 @@ import gzip
 import logging
 import ssl
 import zlib
+from importlib import metadata
 
 import certifi
 import httpx
@@ -20,11 +21,13 @@ from orchestrator.core.errors import (
     ProviderError,
     TimeoutError,
 )
-from orchestrator.providers import _http, _httpx
-from orchestrator.providers._http import HttpClient, WireLimits, WireResponse, parse_json
+from orchestrator.providers import WireLimits, _http, _httpx, _tls
+from orchestrator.providers._http import HttpClient, WireResponse, parse_json
 from orchestrator.providers._httpx import new_client
+from orchestrator.providers._tls import tls_of
 
 URL = "https://api.example/v1/x"
+ONE_AUTHORITY = certifi.contents().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
 
 
 def client(*answers: object, limits: WireLimits | None = None, **config: object) -> tuple[HttpClient, FakeHttp]:
@@ -331,10 +334,10 @@ async def test_a_key_that_no_header_may_hold_is_refused_without_being_shown(key)
 
 def test_the_version_is_told_when_it_is_known(monkeypatch):
     def missing(name: str) -> str:
-        raise _http.metadata.PackageNotFoundError(name)
+        raise metadata.PackageNotFoundError(name)
 
     for version, agent in ((lambda name: "1.2.3", "resilient-orchestrator/1.2.3"), (missing, "resilient-orchestrator")):
-        monkeypatch.setattr(_http.metadata, "version", version)
+        monkeypatch.setattr(metadata, "version", version)
         _http._user_agent.cache_clear()
         assert _http._user_agent() == agent
     _http._user_agent.cache_clear()
@@ -344,19 +347,38 @@ def test_the_version_is_told_when_it_is_known(monkeypatch):
 
 
 def test_certificates_are_verified_unless_told_otherwise():
-    usual = _http._tls(ProviderConfig(name="p"))
+    usual = tls_of(ProviderConfig(name="p"))
     assert usual.verify_mode is ssl.CERT_REQUIRED
-    assert usual is _http._tls(ProviderConfig(name="q"))
-    off = _http._tls(ProviderConfig(name="p", verify_ssl=False))
+    assert usual is tls_of(ProviderConfig(name="q"))
+    off = tls_of(ProviderConfig(name="p", verify_ssl=False))
     assert (off.verify_mode, off.check_hostname) == (ssl.CERT_NONE, False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("environment", [None, "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_whom_a_connection_trusts_is_what_httpx_would_say(monkeypatch, tmp_path, environment, verify):
+    one = tmp_path / "one.pem"
+    one.write_text(ONE_AUTHORITY)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    if environment:
+        monkeypatch.setenv(environment, str(one if environment == "SSL_CERT_FILE" else tmp_path))
+    _tls._shared.cache_clear()
+    ours, theirs = tls_of(ProviderConfig(name="p", verify_ssl=verify)), httpx.create_ssl_context(verify=verify)
+    _tls._shared.cache_clear()
+    told = ("verify_mode", "check_hostname", "verify_flags", "options", "minimum_version", "keylog_filename")
+    assert [getattr(ours, name) for name in told] == [getattr(theirs, name) for name in told]
+    assert ours.get_ca_certs() == theirs.get_ca_certs()
+    assert ours.cert_store_stats() == theirs.cert_store_stats()
+    assert (len(ours.get_ca_certs()) == 1) is (verify and environment == "SSL_CERT_FILE")
 
 
 def test_a_bundle_is_added_to_the_usual_authorities(tmp_path):
     one = tmp_path / "one.pem"
-    one.write_text(certifi.contents().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n")
-    context = _http._tls(ProviderConfig(name="p", ca_bundle=str(one)))
-    assert context is not _http._tls(ProviderConfig(name="p"))
-    assert len(context.get_ca_certs()) >= len(_http._tls(ProviderConfig(name="p")).get_ca_certs())
+    one.write_text(ONE_AUTHORITY)
+    context = tls_of(ProviderConfig(name="p", ca_bundle=str(one)))
+    assert context is not tls_of(ProviderConfig(name="p"))
+    assert len(context.get_ca_certs()) >= len(tls_of(ProviderConfig(name="p")).get_ca_certs())
 
 
 async def test_a_bundle_that_is_missing_or_no_pem_is_named(tmp_path):

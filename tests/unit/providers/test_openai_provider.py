@@ -23,6 +23,7 @@ from orchestrator.core.errors import (
     TimeoutError,
 )
 from orchestrator.core.types import Finished, Request, ResponseFormat, StreamEvent, TextDelta, Usage
+from orchestrator.providers import openai_compatible
 from orchestrator.providers.openai_compatible import OpenAICompatibleProvider
 
 KEY = "sk-test-0123456789"
@@ -194,6 +195,17 @@ async def test_alone_an_answer_has_a_limit(timeout, waited):
     with pytest.raises(TimeoutError):
         await source.generate("hi")
     assert asyncio.get_running_loop().time() == waited
+
+
+async def test_alone_it_judges_its_answer_and_retries_what_is_none_and_a_router_does_so_instead(monkeypatch):
+    source, fake = provider(answer(""), answer())
+    assert (await source.complete(Request("hi"))).text == "Hi"
+    assert len(fake.requests) == 2
+    monkeypatch.setattr(openai_compatible, "check_completion", None)
+    source, fake = provider(answer(""), answer())
+    async with Router(providers=[source], retry=RetryPolicy(max_retries=1)) as router:
+        assert await router.route("hi") == "Hi"
+    assert len(fake.requests) == 2
 
 
 async def test_in_a_router_the_router_s_guard_is_the_only_limit_and_its_loop_the_only_retry():

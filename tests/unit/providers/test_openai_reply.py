@@ -84,6 +84,11 @@ def test_reasons_to_finish_have_our_names(reason, ours):
     assert streamed(chunk(delta("x", reason))).finish_reason == ours
 
 
+def test_the_last_reason_counts():
+    assert streamed(chunk(delta("x", "length")), chunk(delta(None, "stop"))).finish_reason == "stop"
+    assert streamed(chunk(delta("x", "stop")), chunk(delta(None, "length"))).finish_reason == "length"
+
+
 @pytest.mark.parametrize(("usage", "ours"), [
     ({**USAGE, "cached_tokens": 5}, Usage(9, 3, 5)),
     ({**USAGE, "prompt_cache_hit_tokens": 6, "prompt_cache_miss_tokens": 3}, Usage(9, 3, 6)),

@@ -9,12 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.core.errors import ProviderError
-from orchestrator.providers import _openai_reply
+from orchestrator.core.types import TextDelta
+from orchestrator.providers import _json, _openai_reply
+from orchestrator.providers._batches import MOST
 from orchestrator.providers._openai_reply import Reply
 
 pytest.importorskip("msgspec")
 
-from orchestrator.providers._pieces import usual_piece
+from orchestrator.providers._pieces import json_value, usual_piece
 
 USUAL = {
     "id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m-1", "service_tier": None, "usage": None,
@@ -33,8 +35,9 @@ event = st.fixed_dictionaries({"choices": st.lists(choice | odd, max_size=2) | o
 })
 
 
-def outcome(events, decode, monkeypatch):
-    monkeypatch.setattr(_openai_reply, "usual_piece", decode)
+def outcome(events, patch, **decoders):
+    patch.setattr(_openai_reply, "usual_piece", decoders.get("piece", lambda data: None))
+    patch.setattr(_json, "_quick", decoders.get("value"))
     reply = Reply(provider="p", model="m")
     told = []
     try:
@@ -45,11 +48,43 @@ def outcome(events, decode, monkeypatch):
     return told, reply._model, reply.done, reply.complete
 
 
-@given(st.lists(event | st.just(USUAL), max_size=4))
+def test_what_follows_the_end_is_no_piece():
+    reply = Reply(provider="p", model="m")
+    assert [*reply.feed([json.dumps(USUAL), "[DONE]", json.dumps(USUAL)])] == [TextDelta("Да")]
+    assert [*reply.feed([json.dumps(USUAL)])] == []
+
+
+@given(st.lists(event | st.just(USUAL) | st.just("[DONE]"), max_size=4))
 def test_every_event_means_the_same(events):
-    lines = [json.dumps(one) for one in events] + ["[DONE]"]
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        assert outcome(lines, usual_piece, monkeypatch) == outcome(lines, None, monkeypatch)
+    lines = [one if one == "[DONE]" else json.dumps(one) for one in events] + ["[DONE]"]
+    with pytest.MonkeyPatch.context() as patch:
+        slowly = outcome(lines, patch)
+        assert outcome(lines, patch, piece=usual_piece) == slowly
+        assert outcome(lines, patch, piece=usual_piece, value=json_value) == slowly
+
+
+@given(st.lists(st.integers(0, 3 * MOST), max_size=3), st.booleans())
+def test_the_events_of_a_read_come_in_batches_and_an_error_after_all_that_was_there_before_it(counts, unusual):
+    pieces = [json.dumps(USUAL), json.dumps(USUAL | {"object": ""})][unusual:]
+    reply, told = Reply(provider="p", model="m"), []
+    for count in counts:
+        batches = [*reply.batches([pieces[n % len(pieces)] for n in range(count)])]
+        assert [*map(len, batches)] == [MOST] * (count // MOST) + [count % MOST] * (count % MOST > 0)
+    with pytest.raises(ProviderError, match="not JSON"):
+        told.extend(reply.batches([pieces[0]] * (MOST + 1) + ["{"] + pieces))
+    assert [len(batch) for batch in told] == [MOST, 1]
+
+
+@pytest.mark.parametrize("value", [None, 0, "", [], {}, {"a": [1, 2.5, "ж", None]}, 10**40])
+def test_a_value_is_decoded_whatever_it_is(value):
+    assert json_value(json.dumps(value)) == json_value(json.dumps(value).encode()) == value
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"{", b"NaN", b'"\\ud83d"', b'"\xff"', b"\xef\xbb\xbf{}", b"1e400", b"[" * 100_000, "\ud83d",
+])
+def test_what_it_refuses_is_left_to_json(data):
+    assert json_value(data) is None
 
 
 def test_what_is_usual_is_decoded_fast_and_what_matters_is_not_lost():

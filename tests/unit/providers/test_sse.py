@@ -93,6 +93,39 @@ def test_a_stream_of_more_events_than_the_limit_is_refused(end):
         decoder.feed(b"data: a" + end + end)
 
 
+def byte_by_byte(whole: bytes) -> list[str]:
+    return data(*(whole[n : n + 1] for n in range(len(whole))))
+
+
+@pytest.mark.parametrize("usual", [
+    b"data: 1\n\n", b"data: 1\n\ndata: 2\n\n", b"data: \n\n", b"data:  \n\ndata: \n\n", b"data: data: 1\n\n",
+    "data: ж\n\ndata: 😀\n\n".encode(), "data: \u2028\u0085\n\n".encode(), b"data: " + b"x" * 992 + b"\n\n",
+])
+def test_whole_events_of_one_line_are_cut_at_once_into_the_same_events(usual):
+    assert SSEDecoder(1000)._at_once(usual) == byte_by_byte(usual) == data(usual)
+
+
+@pytest.mark.parametrize("odd", [
+    b"data: 1\n", b"data: 1", b"data: 1\ndata: 2\n\n", b"data: 1\n\n\n", b"data: 1\n\n: c\n\n", b"data: 1\n\r\n",
+    b"x\n\n", b"data: 1\rdata: 2\n\n", b"data:1\n\n", b"data: 1\n\ndata:2\n\n", b"data: 1\n\nevent: x\ndata: 2\n\n",
+    b"\n\n", b"data: 1\n\n: \xff\n\n", b"\xef\xbb\xbfdata: 1\n\n", b"data: 1\n\ndata: 2\n: c\n\n", b"",
+])
+def test_all_else_is_cut_line_by_line(odd):
+    assert SSEDecoder(1000)._at_once(odd) is None
+    assert data(odd) == byte_by_byte(odd)
+
+
+def test_an_event_is_cut_at_once_only_where_no_other_has_begun():
+    assert data(b"data: a\n", b"data: b\n\n") == ["a\nb"]
+    assert data(b"da", b"data: b\n\n", b"data: c\n\n") == ["c"]
+    assert data(b"data: a\r", b"data: b\n\n") == ["a\nb"]
+    assert data(b"data: a\r\n\r", b"data: b\n\n", b"\n") == ["a", "b"]
+
+
+def test_a_byte_order_mark_is_none_after_an_event_that_was_cut_at_once():
+    assert data(b"data: a\n\n", b"\xef\xbb\xbfdata: b\n\n") == ["a"]
+
+
 @pytest.mark.parametrize("odd", [
     b": c\n\n", b"data:a\n\n", b"data: a\ndata: b\n\n", b"\n\n", b"id: 1\n\n", b"data: a\n", b"x\n", b"data\n\n",
 ])

@@ -376,6 +376,12 @@ class TestErrors:
         with pytest.raises(ServerError):
             await provider(YandexServer(500), max_retries=2, routed=True).generate("Hi")
 
+    async def test_alone_it_judges_its_answer_and_driven_by_a_router_it_leaves_that_to_it(self):
+        empty = httpx.Response(200, json=line(""))
+        with pytest.raises(MalformedResponseError, match="empty answer"):
+            await provider(YandexServer(empty)).generate("Hi")
+        assert await provider(YandexServer(empty), routed=True).generate("Hi") == ""
+
     async def test_alone_its_timeout_caps_the_wait_for_a_token_and_for_the_answer_together(self):
         with pytest.raises(TimeoutError, match="no answer within 5 s"):
             await provider(YandexServer(delay=3.0), iam=Iam(delay=3.0), timeout=5.0).generate("Hi")

@@ -134,6 +134,18 @@ async def test_a_guard_that_lapsed_is_armed_again_by_moving_it():
     assert lapsed == [pytest.approx(1), pytest.approx(7)]
 
 
+async def test_a_guard_whose_limit_has_moved_meanwhile_waits_until_then():
+    loop = asyncio.get_running_loop()
+    watch = Watch(loop)
+    lapsed, limits = [], [4.0, 6.0]
+    guard = watch.arm(1.0)
+    guard.take(None)
+    guard.lapse = lambda: lapsed.append(loop.time())
+    guard.limit = lambda at: limits.pop(0) if limits else 6.0
+    await asyncio.sleep(20)
+    assert (lapsed, limits) == ([pytest.approx(6)], [])
+
+
 async def test_no_timer_is_set_where_the_one_there_is_will_do_or_nobody_waits():
     loop = asyncio.get_running_loop()
     watch = Watch(loop)

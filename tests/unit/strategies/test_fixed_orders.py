@@ -62,6 +62,13 @@ class TestRoundRobin:
         one, two = iter(strategy.order(candidates, ASKED)), iter(strategy.order(candidates, ASKED))
         assert [view.name for view in (next(one), next(two), *one, *two)] == ["a", "b", "c", "b", "a", "c"]
 
+    def test_who_is_asked_late_after_failures_goes_behind_those_asked_meanwhile(self):
+        strategy, candidates = RoundRobin(), views(a=1, b=1, c=1, d=1)
+        failing = iter(strategy.order(candidates, ASKED))
+        assert next(failing).name + next(failing).name + firsts(strategy, candidates, 2) == "abcd"
+        assert next(failing).name == "c"
+        assert firsts(strategy, candidates, 4) == "abdc"
+
     def test_a_list_that_grew_in_place_is_noticed(self):
         strategy, candidates = RoundRobin(), views(a=1, b=1)
         assert firsts(strategy, candidates, 2) == "ab"
