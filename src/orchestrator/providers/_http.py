@@ -43,18 +43,19 @@ class WireResponse:
 
     def json(self, limits: WireLimits | None = None) -> Any:  # noqa: ANN401  # JSON
         """The body as JSON; :class:`MalformedResponseError` when it is none."""
-        return parse_json(self.body, self.headers.get("content-type", ""), limits=limits)
+        return parse_json(self.body, self.headers, limits=limits)
 
 
 def parse_json(
-    body: bytes, content_type: str = "", *, provider: str | None = None, model: str | None = None,
+    body: bytes, headers: Mapping[str, str] | None = None, *, provider: str | None = None, model: str | None = None,
     limits: WireLimits | None = None,
 ) -> Any:  # noqa: ANN401  # JSON
     """``body`` as JSON, whatever charset is said to be its; the error names its type and size and shows none of it."""
     try:
         return read_json(body, limits)
     except UnreadableError as exc:
-        kind = content_type.partition(";")[0].strip()[:64] or "no content type"
+        told = headers.get("content-type", "") if headers is not None else ""
+        kind = told.partition(";")[0].strip()[:64] or "no content type"
         text = f"the body {exc} ({kind}, {len(body)} bytes)"
         body = b""  # a traceback keeps, and some tools show, what the locals are
         raise MalformedResponseError(text, provider=provider, model=model) from None
@@ -310,9 +311,12 @@ class HttpClient:
 
     def _load(self) -> None:
         """Import the engine in use, and no other, and read what is read once; now: not within the first request."""
-        from orchestrator.providers import _tls  # noqa: F401
+        from orchestrator.providers._tls import tls_of
 
         _user_agent()
+        if self._injected is None and self._config.verify_ssl and self._config.ca_bundle is None:
+            with suppress(OSError):  # no such SSL_CERT_FILE: a request will say so
+                tls_of(self._config)  # which all such providers share
         if self._is_fast():
             from orchestrator.providers._fast import has_proxies
 

@@ -111,9 +111,7 @@ class NativeProvider(BaseProvider):
             reply, source = await self._open(request, stack, stream=False)
             body = SecretBytes(await reply.read())
         try:
-            payload = parse_json(
-                body, reply.headers.get("content-type", ""), provider=self.name, model=self._model, limits=self._limits
-            )
+            payload = parse_json(body, reply.headers, provider=self.name, model=self._model, limits=self._limits)
             return self._decode(payload, source)
         except ProviderError as error:
             payload = None

@@ -207,9 +207,7 @@ class OpenAICompatibleProvider(BaseProvider):
         )
 
     def _payload(self, headers: Mapping[str, str], body: bytes) -> object:
-        payload: object = parse_json(
-            body, headers.get("content-type", ""), provider=self.name, model=self._model, limits=self._limits
-        )
+        payload: object = parse_json(body, headers, provider=self.name, model=self._model, limits=self._limits)
         return payload
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:

@@ -354,6 +354,21 @@ def test_certificates_are_verified_unless_told_otherwise():
     assert (off.verify_mode, off.check_hostname) == (ssl.CERT_NONE, False)
 
 
+def test_the_authorities_are_read_when_a_provider_is_made_and_not_within_its_first_request():
+    for known, config in enumerate((ProviderConfig(name="p", verify_ssl=False), ProviderConfig(name="p"))):
+        _tls._shared.cache_clear()
+        HttpClient(config)
+        assert _tls._shared.cache_info().currsize == known
+
+
+async def test_authorities_that_cannot_be_read_are_an_error_of_the_request(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    _tls._shared.cache_clear()
+    client = HttpClient(ProviderConfig(name="p"))
+    with pytest.raises(ConnectionFailedError):
+        await client.send("GET", "https://a.example", headers={})
+
+
 @pytest.mark.parametrize("verify", [True, False])
 @pytest.mark.parametrize("environment", [None, "SSL_CERT_FILE", "SSL_CERT_DIR"])
 def test_whom_a_connection_trusts_is_what_httpx_would_say(monkeypatch, tmp_path, environment, verify):
