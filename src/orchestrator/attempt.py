@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import current_task
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Protocol
 
 from orchestrator.candidate import Candidate
@@ -22,6 +24,7 @@ __all__ = ["Call", "Contest", "Running"]
 
 _SUCCESS, _NEUTRAL = Verdict.SUCCESS, Verdict.NEUTRAL  # of the enum they cost as much as a call, each time
 _NOBODY: frozenset[str] = frozenset()
+_guard = Guard.__init__  # nor is this looked up in the class for every attempt
 
 
 class Contest(Protocol):
@@ -90,12 +93,13 @@ class Call:
             place.leave(served_at)
 
 
-class Running:
-    """One attempt under way; gives permit and lease back exactly once, whatever happens."""
+class Running(Guard):
+    """One attempt under way, and the limit on what it awaits; gives permit and lease back exactly once."""
 
     __slots__ = ("call", "candidate", "load", "permit", "race", "record", "streamed")
 
     def __init__(self, call: Call, candidate: Candidate, permit: Permit, at: float) -> None:
+        _guard(self, inf, current_task(call.loop))  # without the loop it looks for the one that runs
         self.call = call
         self.candidate = candidate
         self.permit = permit
@@ -124,7 +128,7 @@ class Running:
         """Which limit guards the opening."""
         return "first_token" if self.streamed else "attempt"
 
-    def limit(self) -> float:
+    def latest(self) -> float:
         """Loop time at which this attempt, or the opening of its stream, has taken too long."""
         candidate, started, deadline = self.candidate, self.record.started, self.call.deadline
         if candidate.silences and candidate.replaceable(started, self.call.spent):
@@ -136,10 +140,10 @@ class Running:
         """Seconds an attempt, or the opening of its stream, may take."""
         return self.candidate.first_token if self.streamed else self.candidate.attempt
 
-    def fail(self, exc: BaseException, guard: Guard, phase: str, waited: float, allowed: float) -> BaseException:
+    def fail(self, exc: BaseException, phase: str, waited: float, allowed: float) -> BaseException:
         """Account for a failed attempt; returns what is to be raised."""
-        late = guard.settle()
-        cancellation = guard.cancellation(exc)
+        late = self.settle()
+        cancellation = self.cancellation(exc)
         if cancellation is not None or not isinstance(exc, Exception | asyncio.CancelledError):
             self.end(Verdict.NEUTRAL, "cancelled")
             return cancellation or exc

@@ -146,27 +146,32 @@ class Dispatcher:
 
     def _in_order(self, call: Call, views: Sequence[CandidateView]) -> Iterator[Candidate]:
         """The strategy's order, then whoever it left out; a strategy that raises must not cost the answer."""
-        if not views:
-            return
         seen: tuple[str, ...] = ()
-        try:
-            order = self._strategy.order(views, call.request)
-            if self._pool.ramping:
-                order = self._pool.ease_in(chain(islice(order, len(views)), views))
-            for view in order:
+        order: Iterator[CandidateView] | None = None
+        left = 2 * len(views)  # the strategy may go on for ever
+        get = self._get  # called as an attribute it would be taken for a method, and looked for in the class first
+        while left:
+            try:  # no yield in here: it would cost an exception whenever no second candidate is needed
+                if order is None:
+                    order = iter(self._strategy.order(views, call.request))
+                    if self._pool.ramping:
+                        order = self._pool.ease_in(chain(islice(order, len(views)), views))
+                view = next(order)
                 if not isinstance(view, CandidateView):
                     raise TypeError(f"order() yielded {view!r}, which is no candidate")
-                name = view.name
-                candidate = self._get(name)
-                if candidate is not None and name not in seen and (not call.attempts or self._may_ask(call, candidate)):
-                    yield candidate
-                seen = (*seen, name)  # not before the first one has failed, if ever
-                if len(seen) >= 2 * len(views):
-                    break  # it may go on for ever
-        except Exception:  # noqa: BLE001  # a strategy of the user's
-            _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
+            except StopIteration:
+                break
+            except Exception:  # noqa: BLE001  # a strategy of the user's
+                _log.exception("strategy %s failed; providers are tried as they were added", self._strategy.name)
+                break
+            name = view.name
+            candidate = get(name)
+            if candidate is not None and name not in seen and (not call.attempts or self._may_ask(call, candidate)):
+                yield candidate
+            seen = (*seen, name)  # not before the first one has failed, if ever
+            left -= 1
         for view in views:
-            candidate = self._get(view.name)
+            candidate = get(view.name)
             if candidate is not None and view.name not in seen and self._may_ask(call, candidate):
                 yield candidate
 

@@ -15,7 +15,6 @@ from orchestrator.core.accumulate import check_completion
 from orchestrator.core.errors import CapacityError, CircuitOpenError, OrchestratorError, Retry
 from orchestrator.core.events import RetryScheduled
 from orchestrator.core.types import Completion
-from orchestrator.resilience.deadline import Guard
 from orchestrator.resilience.retry import RetryInPlace
 from orchestrator.stream import LiveStream
 
@@ -64,26 +63,26 @@ async def _attempt(call: Call, candidate: Candidate, at: float) -> Completion | 
     tokens = 0 if candidate.limits is None else call.tokens(candidate)
     permit = candidate.admit(at, tokens, call.last_resort is candidate)
     running = Running(call, candidate, permit, at)
-    guard = call.watch.arm(running.limit())
+    call.watch.move(running, running.latest())
     try:
         if not candidate.entered:
             await candidate.enter()
         if running.streamed:
-            stream = await _open(running, guard)
+            stream = await _open(running)
         else:
             answer = check_completion(await candidate.provider.complete(call.request), candidate.name)
     except BaseException as exc:
-        call.watch.disarm(guard)
-        error = running.fail(exc, guard, running.opening_phase, call.loop.time() - at, running.allowed())
+        call.watch.disarm(running)
+        error = running.fail(exc, running.opening_phase, call.loop.time() - at, running.allowed())
         if error is exc:
             raise
         raise error from error.__cause__
     if running.streamed:
         in_sight = call.request.stream and (not call.text_only or stream.shows_text)
         return stream if in_sight else await _read(call, stream)
-    call.watch.disarm(guard)
-    if guard.expired:
-        guard.settle()  # it answered although it was cancelled: then the answer counts
+    call.watch.disarm(running)
+    if running.expired:
+        running.settle()  # it answered although it was cancelled: then the answer counts
     if running.race is not None:
         running.race.answered(running, answer)
     return running.succeed(answer)
@@ -97,15 +96,15 @@ async def _read(call: Call, stream: LiveStream) -> Completion | LiveStream:
     return stream
 
 
-async def _open(running: Running, guard: Guard) -> LiveStream:
+async def _open(running: Running) -> LiveStream:
     """Up to the first event: until then another provider can take over unnoticed."""
     call, candidate = running.call, running.candidate
     request = call.request if call.adapt is None else call.adapt(candidate, call.request)
-    stream = LiveStream(running, guard, candidate.provider.open_stream(request), may_be_empty=request.prefill)
+    stream = LiveStream(running, candidate.provider.open_stream(request), may_be_empty=request.prefill)
     try:
         await stream.open()
     except BaseException:
-        running.call.watch.disarm(guard)
+        running.call.watch.disarm(running)
         await stream.close()
         raise
     if running.race is not None:

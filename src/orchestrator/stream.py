@@ -37,15 +37,14 @@ class LiveStream:
     """
 
     __slots__ = (
-        "_answer", "_at_hand", "_busy", "_call", "_due", "_events", "_first", "_guard", "_idle", "_in_batches",
+        "_answer", "_at_hand", "_busy", "_call", "_due", "_events", "_first", "_idle", "_in_batches",
         "_may_be_empty", "_running", "_shown", "_started", "_until",
     )
 
     def __init__(
-        self, running: Running, guard: Guard, events: AsyncGenerator[StreamEvent, None], *, may_be_empty: bool = False
+        self, running: Running, events: AsyncGenerator[StreamEvent, None], *, may_be_empty: bool = False
     ) -> None:
         self._running = running
-        self._guard = guard
         self._events: AsyncGenerator[Any, None] = events
         self._in_batches = False
         if type(events) is Batches:  # isinstance() would ask an abstract class, which costs some calls
@@ -83,14 +82,14 @@ class LiveStream:
 
     async def open(self) -> None:
         """Wait for the first event. A stream that is over before it brought anything is a failed attempt."""
-        running, call, guard = self._running, self._call, self._guard
+        running, call = self._running, self._call
         while True:
             came = await anext(self._events, None)
             first = None if came is None else self._taken(came)
             if not first or not all(map(_is_empty, first)):  # else nothing has come yet
                 break
-        if guard.expired:
-            guard.settle()
+        if running.expired:
+            running.settle()
         if running.permit.released:  # it lost a race, and the provider swallowed the cancellation
             raise asyncio.CancelledError
         at = call.loop.time()
@@ -102,9 +101,9 @@ class LiveStream:
         running.candidate.opened(running.permit, at, self._busy)
         if call.emit is not None:
             call.emit(AttemptOpened(at, call.id, running.record.number, running.candidate.name, self._busy))
-        guard.take(None)
-        guard.lapse, guard.limit = self._lapse, self._limit
-        call.watch.move(guard, self._limit(at))
+        running.take(None)
+        running.lapse, running.limit = self._lapse, self._limit
+        call.watch.move(running, self._limit(at))
 
     async def reach_text(self) -> None:
         """Read on to the first text, for a reader who gets nothing else: until then another provider can take over."""
@@ -143,12 +142,12 @@ class LiveStream:
 
     async def aclose(self) -> None:
         """Give everything back; a reader who leaves after the first piece says nothing bad about the provider."""
-        call, guard = self._call, self._guard
-        guard.lapse = guard.limit = None  # which hold this stream
-        self._running.end(_SUCCESS, "cancelled")
-        guard.take(current_task(call.loop))
-        call.watch.move(guard, call.loop.time() + CLEAN_UP)
-        await self._close(guard)
+        call, running = self._call, self._running
+        running.lapse = running.limit = None  # which hold this stream
+        running.end(_SUCCESS, "cancelled")
+        running.take(current_task(call.loop))
+        call.watch.move(running, call.loop.time() + CLEAN_UP)
+        await self._close(running)
 
     async def close(self) -> None:
         """Close the provider's part; one that hangs there is left alone after a while."""
@@ -172,13 +171,13 @@ class LiveStream:
 
         The deadline does: a forgotten stream returns its lease.
         """
-        if self._guard.task is None:
+        if self._running.task is None:
             return min(at + self._idle, self._call.deadline)
         return min(self._started + self._idle, self._until)
 
     def _lapse(self) -> None:
         running = self._running
-        self._guard.expired = 0
+        running.expired = 0
         running.candidate.close_stream(self._events)
         if running.done:
             return
@@ -189,9 +188,9 @@ class LiveStream:
     async def __anext__(self) -> Batch:
         if self._at_hand:
             return self._held()
-        guard, loop = self._guard, self._call.loop
+        running, loop = self._running, self._call.loop
         self._started = started = loop.time()
-        guard.take(current_task(loop))
+        running.take(current_task(loop))
         try:
             if started >= self._until or self._due is not None:
                 await self._break_off()
@@ -201,10 +200,10 @@ class LiveStream:
         except BaseException as exc:
             self._broke(exc, loop.time() - started)
             raise
-        if guard.expired:
-            guard.settle()
-            self._call.watch.move(guard, started)
-        guard.task = None
+        if running.expired:
+            running.settle()
+            self._call.watch.move(running, started)
+        running.task = None
         self._busy += loop.time() - started
         if batch:
             return batch
@@ -215,12 +214,12 @@ class LiveStream:
         """Raise what was to come after all that has been read, or that the time is over."""
         if self._due is not None:
             raise self._due
-        self._guard.expire()  # no timer goes off while one piece comes after the other without a wait
+        self._running.expire()  # no timer goes off while one piece comes after the other without a wait
         await asyncio.sleep(0)
 
     def _broke(self, exc: BaseException, waited: float) -> None:
         """Account for a read that failed; raises what the reader gets, if that is not ``exc`` itself."""
-        error = self._running.fail(exc, self._guard, "idle", waited, self._idle)
+        error = self._running.fail(exc, "idle", waited, self._idle)
         if isinstance(error, OrchestratorError):
             error = self._interrupted(error)
         if error is not exc:

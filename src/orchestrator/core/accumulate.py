@@ -160,7 +160,9 @@ class _Call:
         return ToolCall(self.id, self.name, "".join(self.arguments))
 
 
-def check_completion(completion: object, provider: str, *, may_be_empty: bool = False) -> Completion:
+def check_completion(
+    completion: object, provider: str, may_be_empty: bool = False,  # noqa: FBT001, FBT002  # keyword-only ones are slower
+) -> Completion:
     """The completion itself if it is an answer; else the error it stands for.
 
     An empty text without a tool call is an answer only when the model ran into its token limit, or if it

@@ -239,19 +239,19 @@ class Request:
         "tool_choice", "tools",
     )
 
-    def __init__(
+    # Defaults of keyword-only arguments would be looked up by name, one by one, at every call.
+    def __init__(  # noqa: PLR0917
         self,
         prompt: str | None = None,
         params: GenerationParams | None = None,
         stream: bool = False,  # noqa: FBT001, FBT002  # the router gives these by position
         timeouts: Timeouts | None = None,
         session: str | None = None,
-        *,
         messages: Sequence[Message] | None = None,
         tools: Sequence[Tool] = (),
         tool_choice: ToolChoice | None = None,
         response_format: ResponseFormat | None = None,
-        prefill: bool = False,
+        prefill: bool = False,  # noqa: FBT001, FBT002
     ) -> None:
         if messages is None:
             if not prompt:

@@ -92,7 +92,7 @@ class Watch:
         self._guards.pop(guard, None)
 
     def move(self, guard: Guard, when: float) -> None:
-        """Set another limit for an armed guard."""
+        """Arm a guard, or set another limit for an armed one."""
         guard.when = when
         self._guards[guard] = None
         if when < self._next:

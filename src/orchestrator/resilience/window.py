@@ -30,7 +30,7 @@ class Window:
         self._ring = [[0, 0, 0, 0] for _ in range(BUCKETS)]
         self._bucket: list[int]  # set by `roll`
 
-    def add(self, at: float, *, failed: bool = False, slow: bool = False) -> None:
+    def add(self, at: float, failed: bool = False, slow: bool = False) -> None:  # noqa: FBT001, FBT002  # by name: slow
         """Count the end of a call."""
         if at >= self.turn:
             self.roll(at)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from math import exp, inf
 
 from orchestrator.core.clock import now
@@ -23,6 +24,7 @@ ROOM = 8.0  # calls in flight
 TINY = 1e-9  # seconds per token
 READ, WRITTEN = 750.0, 250.0  # tokens of the request that prices are compared by: 3 to 1, as blended prices are
 DEAREST_TO_FREE = 100.0  # what costs nothing counts as so many times cheaper than the dearest
+FADED = 1e-6  # of a count that did not fade yet: then all are made small again
 REMEMBERED = 1000  # names; far above any pool, so only names that left for good are forgotten
 
 
@@ -55,12 +57,17 @@ class Adaptive(RoutingStrategy):
         self._room = room
         self._decisions = 0
         self._shortlist = Shortlist(ALL, last=1)
-        self._arms: dict[str, _Arm] = {}
+        self._arms = _Arms(memory)
+        self._candidates: Sequence[CandidateView] = ()
+        self._priced = False  # whether one of them has a price that counts
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
         """See :class:`RoutingStrategy`."""
         if not candidates:
             return
+        if candidates is not self._candidates:
+            self._candidates = candidates
+            self._priced = self._price_weight != 0 and any(view.input_price is not None for view in candidates)
         self._decisions += 1
         compared = self._shortlist.of(candidates)
         turn = self._decisions % len(compared)
@@ -76,79 +83,96 @@ class Adaptive(RoutingStrategy):
             yield left[index]
 
     def _costs(self, views: Sequence[CandidateView]) -> list[float]:
-        at, weighs = now(), self._price_weight
-        paces, loads = [view.pace for view in views], [view.in_flight for view in views]
-        fastest = max(TINY, min([pace for pace in paces if pace is not None], default=UNMEASURED))
-        prices = _relative_prices(views) if weighs else paces
-        costs = []
-        for view, pace, load, price in zip(views, paces, loads, prices, strict=True):
-            theta, crowd = self._theta(view, at, load), 0
-            usual = fastest if pace is None else self._usual(view, pace, at, fastest, load)
-            cost = usual * (1.0 + self._miss * (1.0 - theta))
-            if weighs and price is not None:
-                cost *= price ** weighs
+        at, arms, memory, miss, room = now(), self._arms, self._memory, self._miss, self._room
+        draw, kept = self.random.random, arms.kept(at)
+        trace, costs = TRACE / kept, []
+        fastest = max(TINY, min([view.pace for view in views if view.pace is not None], default=UNMEASURED))
+        for view, price in zip(views, self._prices(views), strict=True):
+            arm, pace, load = arms[view.name], view.pace, view.in_flight
+            if view.sampled_at > arm.sampled_at or view.failures > arm.failures:
+                arm.look(view, kept, self._slo)
+            if arm.others < trace:  # Beta(a, 1), which is what most draw, without the two gamma draws of any other
+                theta = draw() ** (1.0 / (1.0 + arm.in_time * kept))
+            else:
+                theta = self.random.betavariate(1.0 + arm.in_time * kept, 1.0 + arm.others * kept)
+            if pace is None or pace <= fastest:
+                pace = fastest
+            elif not load:  # With its first new call under way it counts in full: one call is enough to ask.
+                pace = fastest + (pace - fastest) * exp((view.sampled_at - at) / memory)
+            cost = pace * (1.0 + miss * (1.0 - theta)) * price
             if view.penalty and view.penalised(at, fastest):
-                cost *= view.expected_pace(at, fastest) / usual
+                cost *= view.expected_pace(at, fastest) / pace
                 # Who fails at once has nothing in flight: its empty queue is no merit.
-                crowd = max(loads)
-            costs.append(cost * ((load + crowd) / view.weight + self._room))
+                load += max([other.in_flight for other in views])
+            costs.append(cost * (load / view.weight + room))
         return costs
 
-    def _usual(self, view: CandidateView, pace: float, at: float, fastest: float, load: int) -> float:
-        """The pace, faded when idle. With its first new call under way it counts in full: one call is enough to ask."""
-        if load or pace <= fastest:
-            return max(pace, fastest)
-        return fastest + (pace - fastest) * exp((view.sampled_at - at) / self._memory)
-
-    def _theta(self, view: CandidateView, at: float, load: int) -> float:
-        """A draw of how likely it answers in time."""
-        name = view.name
-        arm = self._arms.get(name)
-        if arm is None:
-            if len(self._arms) > REMEMBERED:
-                self._arms.clear()
-            arm = self._arms[name] = _Arm()
-        arm.look(view, at, load, self._slo, self._memory)
-        if arm.others < TRACE:  # Beta(a, 1), which is what most draw, without the two gamma draws of any other
-            return float(self.random.random() ** (1.0 / (1.0 + arm.in_time)))
-        return self.random.betavariate(1.0 + arm.in_time, 1.0 + arm.others)
+    def _prices(self, views: Sequence[CandidateView]) -> Iterable[float]:
+        """What the price does to the cost of each."""
+        if not self._priced:
+            return repeat(1.0, len(views))
+        weighs = self._price_weight
+        return [price ** weighs for price in _relative_prices(views)]
 
 
 class _Arm:
-    """What one provider has brought: counts that fade, and what had been counted when it was looked at last."""
+    """What one provider has brought: counts as if none had been forgotten, and what had been counted when looked at."""
 
-    __slots__ = ("_answered", "_at", "_failures", "_sampled_at", "in_time", "others")
+    __slots__ = ("answered", "failures", "in_time", "others", "sampled_at")
 
     def __init__(self) -> None:
         self.in_time = 0.0
         self.others = 0.0
-        self._at = 0.0
-        self._answered = 0
-        self._failures = 0
-        self._sampled_at = -inf
+        self.answered = 0
+        self.failures = 0
+        self.sampled_at = -inf
 
-    def look(self, view: CandidateView, at: float, load: int, slo: float, memory: float) -> None:
-        """Take in what has ended since the last look."""
-        kept = exp((self._at - at) / memory)
-        self._at = at
-        in_time, others = self.in_time * kept, self.others * kept
+    def look(self, view: CandidateView, kept: float, slo: float) -> None:
+        """Take in what has ended since the last look; of the counts, ``kept`` is what is left of each."""
         failures, sampled_at = view.failures, view.sampled_at
-        if failures > self._failures:
-            others += failures - self._failures
-            self._failures = failures
-        if sampled_at > self._sampled_at:
-            answered = view.requests - load - failures
-            count = max(1, answered - self._answered)
-            self._answered, self._sampled_at = answered, sampled_at
+        if failures > self.failures:
+            self.others += (failures - self.failures) / kept
+            self.failures = failures
+        if sampled_at > self.sampled_at:
+            answered = view.requests - view.in_flight - failures
+            count = max(1, answered - self.answered) / kept
+            self.answered, self.sampled_at = answered, sampled_at
             if view.last_latency <= slo:
-                in_time += count
+                self.in_time += count
             else:
-                others += count
-        self.in_time, self.others = in_time, others
-        total = in_time + others
+                self.others += count
+        total = (self.in_time + self.others) * kept
         if total > RESULTS:
             self.in_time *= RESULTS / total
             self.others *= RESULTS / total
+
+
+class _Arms(dict[str, _Arm]):
+    """Those of all names. Instead of what is old counting less, what is new counts more: nothing fades one by one.
+
+    That is forward decay (Cormode, Shkapenyuk, Srivastava and Xu 2009).
+    """
+
+    def __init__(self, memory: float) -> None:
+        super().__init__()
+        self._memory = memory
+        self._since = 0.0
+
+    def kept(self, at: float) -> float:
+        """What is left of each count by now."""
+        kept = exp((self._since - at) / self._memory)
+        if kept < FADED:
+            for arm in self.values():
+                arm.in_time *= kept
+                arm.others *= kept
+            self._since, kept = at, 1.0
+        return kept
+
+    def __missing__(self, name: str) -> _Arm:
+        if len(self) > REMEMBERED:
+            self.clear()
+        arm = self[name] = _Arm()
+        return arm
 
 
 def _relative_prices(views: Sequence[CandidateView]) -> list[float]:

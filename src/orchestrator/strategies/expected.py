@@ -111,7 +111,7 @@ class Exploration:
     ``decisions`` have reached ``due``.
     """
 
-    __slots__ = ("_last", "_wait", "after", "decisions", "due", "every")
+    __slots__ = ("_candidates", "_last", "_silent_since", "_wait", "after", "decisions", "due", "every")
 
     def __init__(self, every: int = EXPLORE_EVERY, after: float = EXPLORE_AFTER) -> None:
         self.every = every
@@ -120,20 +120,34 @@ class Exploration:
         self.decisions = 0
         self._last = 0
         self._wait = float(every)
+        self._candidates: Sequence[CandidateView] = ()
+        self._silent_since = -inf  # nobody for longer
 
     def turned(self, candidates: Sequence[CandidateView]) -> list[CandidateView]:
         """The candidates of the next decision; another one comes first each time, so that of equals all get a share."""
+        if candidates is not self._candidates:
+            self._candidates, self._silent_since = candidates, -inf
         self.decisions += 1
         turn = self.decisions % len(candidates)
         return [*candidates[turn:], *candidates[:turn]]
 
     def anybody(self, views: Sequence[CandidateView], at: float) -> bool:
-        """Whether one of them is idle and not heard of: ``pick`` would find none else."""
+        """Whether one of those turned is idle and not heard of: ``pick`` would find none else."""
         before = at - self.after
-        return any(not view.in_flight and view.sampled_at < before and view.penalised_at < before for view in views)
+        if self._silent_since >= before:
+            return False
+        heard = [max(view.sampled_at, view.penalised_at) for view in views]
+        self._silent_since = longest = min(heard)
+        return longest < before and any(
+            last < before and not view.in_flight for view, last in zip(views, heard, strict=True)
+        )
 
     def pick(self, views: Sequence[CandidateView], at: float, random: Random) -> CandidateView | None:
         """Whom to try now; None when there is recent news of all, or of all but those who are too slow for now."""
+        return self.pick_of(views, at, random) if self.anybody(views, at) else None
+
+    def pick_of(self, views: Sequence[CandidateView], at: float, random: Random) -> CandidateView | None:
+        """The same of a part of those turned."""
         chosen, before = None, at - self.after
         waited = (self.decisions - self._last) / self._wait
         fastest: float | None = None

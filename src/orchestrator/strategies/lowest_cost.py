@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import nsmallest
 from math import inf
 from operator import itemgetter
 
@@ -13,11 +12,13 @@ from orchestrator.core.stats import BASE_TOKENS, CandidateView
 from orchestrator.core.types import Request
 from orchestrator.strategies.base import RoutingStrategy
 from orchestrator.strategies.expected import EXPLORE_AFTER, EXPLORE_EVERY, SLACK, Exploration, fastest_and_crowd
-from orchestrator.strategies.shortlist import ALL, COMPARED
+from orchestrator.strategies.shortlist import ALL, Shortlist, others
 
 __all__ = ["LowestCost"]
 
 WITHIN = 2.0  # times as long as the fastest
+COMPARED = 10  # of many candidates; and the fastest
+LAST = 5  # of these, who were chosen last
 
 _Ranked = tuple[tuple[int, float, float], CandidateView]
 _rank = itemgetter(0)
@@ -47,68 +48,75 @@ class LowestCost(RoutingStrategy):
         self._within = within
         self._seconds = seconds
         self._explore = Exploration(explore_every, explore_after)
-        self._candidates: Sequence[CandidateView] | None = None  # the list of which those leading were the best
-        self._leading: list[CandidateView] = []
-        self._look_at = 0  # the decision at which all are compared again
-        self._least = inf  # the pace by which "in time" was measured then
+        self._shortlist = Shortlist(COMPARED, LAST)
+        self._candidates: Sequence[CandidateView] = ()
+        self._fastest: CandidateView | None = None  # of these, as far as known: "in time" is measured by it
 
     def order(self, candidates: Sequence[CandidateView], request: Request) -> Iterator[CandidateView]:
         """See :class:`RoutingStrategy`."""
         if not candidates:
             return
-        explore = self._explore
-        views, prompt = explore.turned(candidates), prompt_tokens(request)
-        first = self._lately_the_best(candidates, prompt, request)
-        if first is None:
-            first = self._best(candidates, views, prompt, request)
+        many = len(candidates) > ALL
+        compared = self._compared(candidates) if many else candidates
+        written, prompt = _written(compared, request), prompt_tokens(request)
+        views = self._explore.turned(compared)
+        first = self._best(views, candidates, prompt, written)
+        if many:
+            self._shortlist.chose(first)
         yield first
+        left = others(first, views, candidates)
         written = _written(candidates, request)
-        views.remove(first)
-        for _, view in sorted(self._ranked(views, prompt, written), key=_rank):
+        for _, view in sorted(self._ranked(left, _paces(left), prompt, written), key=_rank):
             yield view
 
-    def _lately_the_best(
-        self, candidates: Sequence[CandidateView], prompt: int, request: Request
-    ) -> CandidateView | None:
-        """The best of those leading; None when none of them is in time, or all have to be compared."""
-        if self._explore.decisions >= self._look_at or candidates is not self._candidates:
-            return None
-        written = _written(self._leading, request)
-        rank, first = min(self._ranked(self._leading, prompt, written, self._least), key=_rank)
-        return None if rank[0] else first
+    def _compared(self, candidates: Sequence[CandidateView]) -> Sequence[CandidateView]:
+        """Some of many, and the fastest; of a new list all."""
+        compared, fastest = self._shortlist.of(candidates), self._fastest
+        if candidates is not self._candidates:
+            self._candidates = candidates
+            return candidates
+        return compared if fastest is None or fastest in compared else [*compared, fastest]
 
     def _best(
-        self, candidates: Sequence[CandidateView], views: Sequence[CandidateView], prompt: int, request: Request
+        self, views: Sequence[CandidateView], candidates: Sequence[CandidateView], prompt: int, written: float
     ) -> CandidateView:
-        explore, written = self._explore, _written(candidates, request)
-        ranked = self._ranked(views, prompt, written)
-        first = min(ranked, key=_rank)[1]
-        if len(views) > ALL:
-            self._candidates, self._look_at = candidates, explore.decisions + len(views) // COMPARED
-            self._leading = [view for _, view in nsmallest(COMPARED, ranked, key=_rank)]
+        explore, paces = self._explore, _paces(views)
+        if len(candidates) > ALL:
+            self._fastest = views[paces.index(min(paces))]
+        first = self._cheapest(views, paces, prompt, written)
+        if first is None:  # nobody is in time, of many nobody of some: then all are compared
+            if len(views) < len(candidates):
+                views, paces = candidates, _paces(candidates)
+            first = min(self._ranked(views, paces, prompt, written), key=_rank)[1]
         if explore.decisions >= explore.due and explore.anybody(views, at := now()):
             # Nobody dearer: to try those could gain nothing.
             bound = _cost(first, prompt, written)
             cheaper = [view for view in views if _cost(view, prompt, written) <= bound]
-            first = explore.pick(cheaper, at, self.random) or first
+            first = explore.pick_of(cheaper, at, self.random) or first
+        return first
+
+    def _cheapest(
+        self, views: Sequence[CandidateView], paces: Sequence[float], prompt: int, written: float
+    ) -> CandidateView | None:
+        """The first of ``_ranked``, with no place for each; None when nobody is healthy and in time."""
+        first, lowest, shortest = None, inf, inf
+        bound = self._bound(min(paces), written)
+        for view, pace in zip(views, paces):  # noqa: B905  # strict costs a call
+            if pace > bound or (view.penalty and view.penalised(now(), fastest_and_crowd(views)[0])):
+                continue
+            cost = inf if view.input_price is None else _cost(view, prompt, written)
+            if cost <= lowest:
+                queue = pace * (view.in_flight + 1) / view.weight
+                if cost < lowest or queue < shortest:
+                    first, lowest, shortest = view, cost, queue
         return first
 
     def _ranked(
-        self, views: Sequence[CandidateView], prompt: int, written: float, least: float = inf
+        self, views: Sequence[CandidateView], paces: Sequence[float], prompt: int, written: float
     ) -> list[_Ranked]:
         at = now()
-        fastest, _ = fastest_and_crowd(views)
-        paces = []
-        for view in views:
-            pace = fastest if view.answer_pace is None else view.answer_pace
-            # With fewer in flight than it was measured at it is faster too: it was late because all asked it. Else it
-            # would be out until it is tried again, and full again a moment later.
-            pace *= (view.in_flight + 1.0 + SLACK) / (view.load + SLACK)
-            paces.append(pace)
-            if pace < least:  # noqa: PLR1730  # min() would be a call per candidate
-                least = pace
-        self._least = least
-        bound = self._within * least if self._seconds is None else self._seconds / (BASE_TOKENS + written)
+        fastest = fastest_and_crowd(views)[0] if any(view.penalty for view in views) else inf
+        bound = self._bound(min(paces, default=inf), written)
         ranked: list[_Ranked] = []
         for view, pace in zip(views, paces, strict=True):
             place, cost = 0, 0.0
@@ -120,6 +128,22 @@ class LowestCost(RoutingStrategy):
                 cost = _cost(view, prompt, written)
             ranked.append(((place, cost, pace * (view.in_flight + 1) / view.weight), view))
         return ranked
+
+    def _bound(self, least: float, written: float) -> float:
+        """The pace that is in time."""
+        return self._within * least if self._seconds is None else self._seconds / (BASE_TOKENS + written)
+
+
+def _paces(views: Sequence[CandidateView]) -> list[float]:
+    """What to expect of each as busy as it is now."""
+    # With fewer in flight than it was measured at it is faster too: it was late because all asked it. Else it would be
+    # out until it is tried again, and full again a moment later.
+    known = [view.answer_pace for view in views]
+    fastest = fastest_and_crowd(views)[0] if None in known else inf
+    return [
+        (fastest if pace is None else pace) * ((view.in_flight + 1.0 + SLACK) / (view.load + SLACK))
+        for view, pace in zip(views, known)  # noqa: B905  # strict costs a call
+    ]
 
 
 def _written(views: Sequence[CandidateView], request: Request) -> float:

@@ -45,6 +45,12 @@ def share(strategy, candidates, count=400):
     return {candidate.name: 100 * firsts[candidate.name] / count for candidate in candidates}
 
 
+def counted(strategy, name="a"):
+    """How many results in time and how many others count by now."""
+    kept, arm = strategy._arms.kept(now()), strategy._arms[name]
+    return arm.in_time * kept, arm.others * kept
+
+
 async def taught(strategy, candidates, latencies, rounds=60):
     """Every candidate answers in its time, again and again; None is a failure."""
     for _ in range(rounds):
@@ -97,13 +103,25 @@ class TestLearning:
         strategy, pool = adaptive(memory=30), [view("a")]
         await taught(strategy, pool, [1], rounds=30)
         list(strategy.order(pool, ASKED))
-        before = strategy._arms["a"].in_time
+        before, _ = counted(strategy)
         for _ in range(1000):
             list(strategy.order(pool, ASKED))
-        assert strategy._arms["a"].in_time == pytest.approx(before)
+        assert counted(strategy) == (pytest.approx(before), 0)
         await asyncio.sleep(30)
         list(strategy.order(pool, ASKED))
-        assert strategy._arms["a"].in_time == pytest.approx(before / 2.71828, rel=0.01)
+        assert counted(strategy) == (pytest.approx(before / 2.71828, rel=0.01), 0)
+
+    async def test_what_is_counted_late_counts_as_much(self):
+        """Many lifetimes of the memory later, when nothing is left of what was counted first."""
+        strategy, pool = adaptive(memory=1), [view("a"), view("b")]
+        for _ in range(100):
+            answer(pool[0])
+            fail(pool[1])
+            list(strategy.order(pool, ASKED))
+            await asyncio.sleep(1)
+        told = 1 / (2.71828 - 1)  # of one result a second, a second later
+        assert counted(strategy, "a") == (pytest.approx(told, rel=0.01), 0)
+        assert counted(strategy, "b") == (0, pytest.approx(told, rel=0.01))
 
     async def test_all_that_ended_since_the_last_decision_counts(self):
         strategy, a = adaptive(), view("a")
@@ -115,7 +133,7 @@ class TestLearning:
         a.requests += 2
         a.in_flight = 2
         list(strategy.order([a], ASKED))
-        assert (strategy._arms["a"].in_time, strategy._arms["a"].others) == (5, 3)
+        assert counted(strategy) == (5, 3)
 
     async def test_a_busy_provider_has_no_more_weight_than_so_many_results(self):
         strategy, a = adaptive(), view("a")
@@ -123,7 +141,7 @@ class TestLearning:
             answer(a)
             list(strategy.order([a], ASKED))
             await asyncio.sleep(0.001)
-        assert strategy._arms["a"].in_time == pytest.approx(RESULTS, rel=0.01)
+        assert counted(strategy) == (pytest.approx(RESULTS, rel=0.01), 0)
 
     async def test_names_that_left_for_good_are_forgotten(self):
         strategy = adaptive()

@@ -91,6 +91,20 @@ async def test_cheaper_ones_left_aside_are_tried_again_and_dearer_ones_are_not()
     assert Counter(firsts(seeded(LowestCost()), [late, dear, first], 2000)).keys() == {"f", "l"}
 
 
+async def test_those_not_heard_of_are_found_when_time_has_passed_and_when_they_come_later():
+    late, first = view("l", 0.05, price=1), view("f", 0.01, price=5)
+    strategy, alone, both = seeded(LowestCost()), [first], [late, first]
+    assert set(firsts(strategy, both, 200)) == {"f"}, "there is news of both"
+    await asyncio.sleep(11)
+    first.answered(now(), 1.0, Usage(0, 50), 0)
+    assert set(firsts(strategy, alone, 200)) == {"f"}
+    assert "l" in firsts(strategy, both, 2000)
+    late.in_flight = 1
+    assert set(firsts(strategy, both, 200)) == {"f"}, "it is being tried"
+    late.in_flight = 0
+    assert "l" in firsts(strategy, both, 2000)
+
+
 async def test_one_that_was_late_because_all_asked_it_is_asked_again_when_its_queue_is_short():
     cheap, dear = view("c", 0.04, load=20, price=1, in_flight=20), view("d", 0.01, load=5, price=9, in_flight=5)
     assert order(LowestCost(seconds=3), cheap, dear) == "dc"

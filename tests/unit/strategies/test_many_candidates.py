@@ -9,7 +9,7 @@ import pytest
 from orchestrator.core.clock import now
 from orchestrator.core.stats import CandidateView
 from orchestrator.core.types import Request, Usage
-from orchestrator.strategies import Affinity, FirstAvailable, LowestCost, Prequal, Weighted, resolve
+from orchestrator.strategies import Affinity, FirstAvailable, LowestCost, Prequal, Weighted, lowest_cost, resolve
 from orchestrator.strategies.registry import BUILT_IN
 from orchestrator.strategies.shortlist import ALL, COMPARED, Shortlist, others
 from unit.strategies.views import ASKED, burst, seeded, view
@@ -151,21 +151,36 @@ class TestLowestCost:
         candidates[58] = view("late", 0.05, price=0.5)
         assert asked(LowestCost(), candidates, 50) == {"cheap": 50}
 
-    async def test_when_all_that_lead_are_late_everybody_is_compared_at_once(self):
-        strategy, candidates = LowestCost(), many(price=2)
+    async def test_when_nobody_compared_is_in_time_everybody_is_compared_at_once(self):
+        strategy, candidates = LowestCost(seconds=2), many(price=2)
         for number in range(20):
             candidates[number] = view(f"cheap {number}", 0.01, price=1)
         assert first(strategy, candidates).name.startswith("cheap")
-        for cheap in candidates[:20]:
+        for shown in candidates[:99]:
+            shown.in_flight = 100
+        assert first(strategy, candidates) is candidates[99]
+
+    async def test_when_all_that_were_cheapest_are_late_others_are_asked_soon(self):
+        strategy, candidates = LowestCost(), many(price=2)
+        for number in range(0, 100, 5):
+            candidates[number] = view(f"cheap {number}", 0.01, price=1)
+        assert asked(strategy, candidates, 30).keys() <= {shown.name for shown in candidates[::5]}
+        for cheap in candidates[::5]:
             cheap.in_flight = 100
-        assert not first(strategy, candidates).name.startswith("cheap")
+        assert asked(strategy, candidates, 30).keys() <= {shown.name for shown in candidates if shown.in_flight == 0}
+
+    async def test_in_time_is_measured_by_the_fastest_of_all(self):
+        strategy, candidates = LowestCost(), many(pace=0.025, price=1)
+        candidates[57], candidates[58] = view("fast", 0.01, price=9), view("in time", 0.015, price=2)
+        assert asked(strategy, candidates, 50) == {"in time": 50}
 
     async def test_a_cheap_one_that_has_room_again_is_found_within_some_decisions(self):
         strategy, candidates = LowestCost(), many(price=2)
         candidates[57] = view("cheap", 0.01, in_flight=100, price=1)
         assert asked(strategy, candidates, 30)["cheap"] == 0
         candidates[57].in_flight = 0
-        assert asked(strategy, candidates, 30)["cheap"] >= 30 - len(candidates) // COMPARED
+        in_turn = lowest_cost.COMPARED - lowest_cost.LAST
+        assert asked(strategy, candidates, 30)["cheap"] >= 30 - len(candidates) // in_turn
 
     async def test_who_has_left_leads_no_more(self):
         strategy, candidates = LowestCost(), many(price=2)
