@@ -85,7 +85,7 @@ class Adaptive(RoutingStrategy):
     def _costs(self, views: Sequence[CandidateView]) -> list[float]:
         at, arms, memory, miss, room = now(), self._arms, self._memory, self._miss, self._room
         draw, kept = self.random.random, arms.kept(at)
-        trace, costs = TRACE / kept, []
+        trace, costs, busiest = TRACE / kept, [], -1
         fastest = max(TINY, min([view.pace for view in views if view.pace is not None], default=UNMEASURED))
         for view, price in zip(views, self._prices(views), strict=True):
             arm, pace, load = arms[view.name], view.pace, view.in_flight
@@ -103,7 +103,9 @@ class Adaptive(RoutingStrategy):
             if view.penalty and view.penalised(at, fastest):
                 cost *= view.expected_pace(at, fastest) / pace
                 # Who fails at once has nothing in flight: its empty queue is no merit.
-                load += max([other.in_flight for other in views])
+                if busiest < 0:
+                    busiest = max([other.in_flight for other in views])
+                load += busiest
             costs.append(cost * (load / view.weight + room))
         return costs
 

@@ -99,11 +99,16 @@ class LowestCost(RoutingStrategy):
         self, views: Sequence[CandidateView], paces: Sequence[float], prompt: int, written: float
     ) -> CandidateView | None:
         """The first of ``_ranked``, with no place for each; None when nobody is healthy and in time."""
-        first, lowest, shortest = None, inf, inf
+        first, lowest, shortest, fastest = None, inf, inf, -1.0
         bound = self._bound(min(paces), written)
         for view, pace in zip(views, paces):  # noqa: B905  # strict costs a call
-            if pace > bound or (view.penalty and view.penalised(now(), fastest_and_crowd(views)[0])):
+            if pace > bound:
                 continue
+            if view.penalty:
+                if fastest < 0:
+                    fastest = fastest_and_crowd(views)[0]
+                if view.penalised(now(), fastest):
+                    continue
             cost = inf if view.input_price is None else _cost(view, prompt, written)
             if cost <= lowest:
                 queue = pace * (view.in_flight + 1) / view.weight
