@@ -126,6 +126,7 @@ def test_nobody_is_starved(name, pool, paces):
     cycle=st.lists(st.integers(1, 15), min_size=1, max_size=6),
     weights=st.lists(st.integers(1, 9), min_size=4, max_size=4),
 )
+@example(cycle=[5, 1, 1, 3], weights=[2, 1, 1, 1])
 @settings(max_examples=40, deadline=None)
 def test_nobody_is_starved_by_a_list_that_changes(name, cycle, weights):
     """Whoever is in a list again and again is also its first one again and again."""

@@ -157,7 +157,8 @@ class Exploration:
             if heard < before and not view.in_flight:
                 if fastest is None:
                     fastest = fastest_and_crowd(views)[0]
-                if waited >= _reluctance(view, fastest, at - heard):
+                # Who was never asked need not wait: a list that changes in step may have it at no other look.
+                if heard == -inf or waited >= _reluctance(view, fastest, at - heard):
                     chosen, before = view, heard
         if chosen is not None:
             self._last = self.decisions
