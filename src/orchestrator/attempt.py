@@ -163,7 +163,7 @@ class Running(Guard):
             phase="total" if at_deadline else phase, provider=self.candidate.name, model=self.candidate.model,
         )
         # Cut by the request's deadline before it had a fair chance: the caller was in a hurry, or others used up
-        # the time. Half of what it is normally given counts as fair. What `limit` cut short is no different.
+        # the time. Half of what it is normally given counts as fair. What `latest` cut short is no different.
         fair = min(allowed, self.call.request.timeouts.total) / 2  # as configured; a caller's own limit blames nobody
         if (at_deadline or waited < allowed - EPSILON) and waited < fair:
             error.verdict = Verdict.NEUTRAL
