@@ -20,13 +20,20 @@ from orchestrator.core.errors import MalformedResponseError, OrchestratorError, 
 from orchestrator.providers._engine import Engine, HeadersToSend, RawResponse
 from orchestrator.providers._errors import error_from_transport
 from orchestrator.providers._failure import clean
-from orchestrator.providers._json import UnreadableError, read_json
+from orchestrator.providers._json import UnreadableError, read_json, read_quickly
 from orchestrator.providers._secret import SecretHeaders
 
 if TYPE_CHECKING:
     import httpx
 
     from orchestrator.core.config import ProviderConfig, WireLimits
+
+try:  # here, since who answers over HTTP needs it, and `import orchestrator` should not load it
+    from orchestrator.providers._pieces import json_value
+except ModuleNotFoundError:  # msgspec, of the extra `fast`
+    pass
+else:
+    read_quickly(json_value)
 
 __all__ = ["HttpClient", "WireResponse", "WireStream", "parse_json"]
 

@@ -30,20 +30,18 @@ from orchestrator.core.types import (
 from orchestrator.providers._batches import MOST, Batch
 from orchestrator.providers._errors import error_from_payload
 from orchestrator.providers._failure import clean
-from orchestrator.providers._json import UnreadableError, read_json, read_quickly
+from orchestrator.providers._json import UnreadableError, read_json
 from orchestrator.providers._sse import SSEDecoder
 
 if TYPE_CHECKING:
     from orchestrator.core.config import WireLimits
     from orchestrator.providers._pieces import Piece
 try:
-    from orchestrator.providers._pieces import json_value, usual_piece
+    from orchestrator.providers._pieces import usual_piece
 except ModuleNotFoundError:  # msgspec, of the extra `fast`
     def usual_piece(data: str) -> Piece | None:  # noqa: ARG001
         """None is usual without it."""
         return None
-else:
-    read_quickly(json_value)
 
 __all__ = ["Reply"]
 
